@@ -1,0 +1,218 @@
+// CPU vectors on GCC's vector extensions: one source for SSE2, AVX2, AVX-512 and anything else that
+// GCC or Clang can lower them to. Everything is inlined into a namespace of the capability
+// that the file is compiled for, so that no code of a richer instruction set leaks out.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#ifndef SNSOFTMAX_CAPABILITY
+#error "compile *_cpu.cpp with -DSNSOFTMAX_CAPABILITY=plain|avx2|avx512"
+#endif
+
+#define SNSOFTMAX_INLINE inline __attribute__((always_inline))
+
+namespace snsoftmax {
+namespace SNSOFTMAX_CAPABILITY {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+using VecF = float __attribute__((vector_size(kVectorBytes)));
+using VecI = int32_t __attribute__((vector_size(kVectorBytes)));
+using VecU = uint32_t __attribute__((vector_size(kVectorBytes)));
+using VecD = double __attribute__((vector_size(kVectorBytes)));
+using VecL = int64_t __attribute__((vector_size(kVectorBytes)));
+using VecH = uint16_t __attribute__((vector_size(kVectorBytes / 2)));  // as many lanes as VecF
+
+/// Opmath: the type that arithmetic on T is done in, its vector and its mask.
+template <class T>
+struct Op {
+  using scalar = float;
+  using vector = VecF;
+  using mask = VecI;
+};
+template <>
+struct Op<double> {
+  using scalar = double;
+  using vector = VecD;
+  using mask = VecL;
+};
+
+template <class T>
+constexpr int kLanes = kVectorBytes / sizeof(typename Op<T>::scalar);
+
+SNSOFTMAX_INLINE VecF select(VecI mask, VecF a, VecF b) { return mask ? a : b; }
+SNSOFTMAX_INLINE VecD select(VecL mask, VecD a, VecD b) { return mask ? a : b; }
+SNSOFTMAX_INLINE VecF broadcast(float x) { return x - VecF{}; }
+SNSOFTMAX_INLINE VecD broadcast(double x) { return x - VecD{}; }
+/// The larger of two; where either is NaN, b.
+SNSOFTMAX_INLINE VecF max(VecF a, VecF b) { return select(a > b, a, b); }
+SNSOFTMAX_INLINE VecD max(VecD a, VecD b) { return select(a > b, a, b); }
+
+// ---- loads and stores, any alignment, converting to and from opmath ----
+
+SNSOFTMAX_INLINE VecF load(const float* p) {
+  VecF v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+SNSOFTMAX_INLINE VecD load(const double* p) {
+  VecD v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+SNSOFTMAX_INLINE VecF load(const BFloat16* p) {
+  VecH h;
+  std::memcpy(&h, p, sizeof h);
+  return reinterpret_cast<VecF>(__builtin_convertvector(h, VecU) << 16);
+}
+SNSOFTMAX_INLINE void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
+SNSOFTMAX_INLINE void store(double* p, VecD v) { std::memcpy(p, &v, sizeof v); }
+SNSOFTMAX_INLINE void store(BFloat16* p, VecF v) {
+  const VecU u = reinterpret_cast<VecU>(v);
+  const VecU even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const VecI nan = v != v;  // rounding could carry a NaN into infinity
+  const VecU out = nan ? (u >> 16) | 0x40u : even;
+  const VecH h = __builtin_convertvector(out, VecH);
+  std::memcpy(p, &h, sizeof h);
+}
+
+#if defined(__AVX512F__)
+SNSOFTMAX_INLINE VecF load(const Half* p) {
+  return (VecF)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+SNSOFTMAX_INLINE void store(Half* p, VecF v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__F16C__)
+SNSOFTMAX_INLINE VecF load(const Half* p) {
+  return (VecF)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+SNSOFTMAX_INLINE void store(Half* p, VecF v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+SNSOFTMAX_INLINE VecF load(const Half* p) {
+  VecH h;
+  std::memcpy(&h, p, sizeof h);
+  const VecU u = __builtin_convertvector(h, VecU);
+  const VecU sign = (u & 0x8000u) << 16;
+  const VecU magnitude = (u & 0x7fffu) << 13;
+  // Denormals and normals alike: scale the bits, read as float, by 2^(127 - 15).
+  VecF value = reinterpret_cast<VecF>(magnitude) * 0x1p112f;
+  const VecI special = (magnitude >= (0x7c00u << 13));  // infinity and NaN
+  value = special ? reinterpret_cast<VecF>(magnitude | 0x7f800000u) : value;
+  return reinterpret_cast<VecF>(reinterpret_cast<VecU>(value) | sign);
+}
+SNSOFTMAX_INLINE void store(Half* p, VecF v) {
+  const VecU bits = reinterpret_cast<VecU>(v);
+  const VecU sign = (bits >> 16) & 0x8000u;
+  const VecU magnitude = bits & 0x7fffffffu;
+  // Rebias, then round to nearest even on the 13 bits that go.
+  const VecU normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Below 2^-14 the addition of 0.5 aligns the denormal's last bit with the float's, rounding it.
+  const VecF half = reinterpret_cast<VecF>(magnitude) + 0.5f;
+  const VecU denormal = reinterpret_cast<VecU>(half) - 0x3f000000u;
+  VecU out = (magnitude < (113u << 23)) ? denormal : normal;
+  out = (magnitude >= 0x477ff000u) ? (VecU{} + 0x7c00u) : out;
+  out = (magnitude > 0x7f800000u) ? (VecU{} + 0x7e00u) : out;
+  const VecH h = __builtin_convertvector(out | sign, VecH);
+  std::memcpy(p, &h, sizeof h);
+}
+#endif
+
+/// The first n lanes from memory, the others `fill`.
+template <class T>
+SNSOFTMAX_INLINE typename Op<T>::vector load_first(const T* p, int64_t n,
+                                                   typename Op<T>::scalar fill) {
+  using V = typename Op<T>::vector;
+  T buffer[kLanes<T>] = {};
+  std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
+  V v = load(buffer);
+  for (int64_t i = n; i < kLanes<T>; ++i) v[i] = fill;
+  return v;
+}
+template <class T>
+SNSOFTMAX_INLINE void store_first(T* p, int64_t n, typename Op<T>::vector v) {
+  T buffer[kLanes<T>];
+  store(buffer, v);
+  std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
+}
+
+template <class V>
+SNSOFTMAX_INLINE auto sum(V v) {
+  auto total = v[0];
+  for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) total += v[i];
+  return total;
+}
+template <class V>
+SNSOFTMAX_INLINE auto highest(V v) {
+  auto top = v[0];
+  for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) top = v[i] > top ? v[i] : top;
+  return top;
+}
+
+// ---- exp of a number that is not positive; zero below the smallest normal result ----
+
+/// Below this, exp is an exact zero.
+constexpr float kExpFloor(float) { return -87.3f; }
+constexpr double kExpFloor(double) { return -708.3; }
+
+SNSOFTMAX_INLINE VecF exp_nonpositive(VecF x) {
+  const VecF shifted = x * 1.44269504088896341f + 12582912.0f;  // integer in the low mantissa bits
+  const VecF n = shifted - 12582912.0f;
+  VecF r = n * -0.693359375f + x;
+  r = n * 2.12194440e-4f + r;
+  VecF y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * (r * r) + (r + 1.0f);
+  // A product, not an addition to the exponent's bits: a NaN must stay one.
+  const VecU two_n = (reinterpret_cast<VecU>(shifted) + 127u) << 23;
+  return select(x < kExpFloor(0.0f), VecF{}, y * reinterpret_cast<VecF>(two_n));
+}
+
+SNSOFTMAX_INLINE VecD exp_nonpositive(VecD x) {
+  const VecD shifted = x * 1.4426950408889634074 + 6755399441055744.0;
+  const VecD n = shifted - 6755399441055744.0;
+  VecD r = n * -6.93145751953125e-1 + x;
+  r = n * -1.42860682030941723212e-6 + r;
+  // Taylor to r^13: below 1e-17 for |r| <= ln(2)/2.
+  VecD y = r * (1.0 / 6227020800.0) + (1.0 / 479001600.0);
+  y = y * r + (1.0 / 39916800.0);
+  y = y * r + (1.0 / 3628800.0);
+  y = y * r + (1.0 / 362880.0);
+  y = y * r + (1.0 / 40320.0);
+  y = y * r + (1.0 / 5040.0);
+  y = y * r + (1.0 / 720.0);
+  y = y * r + (1.0 / 120.0);
+  y = y * r + (1.0 / 24.0);
+  y = y * r + (1.0 / 6.0);
+  y = y * r + 0.5;
+  y = y * (r * r) + (r + 1.0);
+  const VecL two_n = (reinterpret_cast<VecL>(shifted) + 1023) << 52;
+  return select(x < kExpFloor(0.0), VecD{}, y * reinterpret_cast<VecD>(two_n));
+}
+
+}  // namespace SNSOFTMAX_CAPABILITY
+}  // namespace snsoftmax
