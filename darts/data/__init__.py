@@ -1,0 +1,30 @@
+"""Image data for search and evaluation: sets in memory, the search split, batches on the device.
+
+>>> from darts.data import SearchBatches, load
+>>> images = load("digits")
+>>> batches = SearchBatches(images, batch_size=64, seed=0)
+>>> for weight_batch, arch_batch in batches.epoch():
+...     pass  # .images [64, 3, 16, 16] float32, channels_last; .labels [64] int64
+"""
+
+from darts.data.batches import (
+    Batch,
+    Batches,
+    SearchBatches,
+    evaluation_batches,
+    search_split,
+)
+from darts.data.images import ImageSet, from_datasets
+from darts.data.sources import SOURCES, load
+
+__all__ = [
+    "SOURCES",
+    "Batch",
+    "Batches",
+    "ImageSet",
+    "SearchBatches",
+    "evaluation_batches",
+    "from_datasets",
+    "load",
+    "search_split",
+]

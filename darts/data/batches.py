@@ -1,0 +1,340 @@
+"""The search split, and augmented batches assembled on the device without a DataLoader.
+
+The images stay on the device as bytes, zero-padded once and stored channels last. A batch is one
+gather (crop and flip are in its indices) and one multiply-add that normalises. All random draws of
+an epoch are made at its start on the CPU, so they are the same on every device and a position
+inside an epoch is restored exactly.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts.data.images import ImageSet
+from darts.errors import UserError
+
+_SPLIT_SEED = 201
+
+
+class Batch(NamedTuple):
+    """Normalised images, float32 [B, C, H, W] in channels_last memory, and labels, int64 [B]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def search_split(
+    images: ImageSet, path: str | os.PathLike[str] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Split the training images into a half for the weights and a half for the architecture (Eq.
+    1).
+
+    Args:
+        images: the set.
+        path: JSON file (gzipped if it ends in `.gz`) with lists of indices `train` (weights) and
+            `valid` (architecture), as NAS-Bench-201 publishes for CIFAR-10. Without it, a random
+            half/half split that is the same for every seed of a search.
+
+    Returns:
+        Two int64 tensors of indices into `train_images`, disjoint.
+
+    Raises:
+        UserError: the file is unreadable, or an index is repeated or out of range.
+    """
+    count = len(images.train_images)
+    if path is None:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(_SPLIT_SEED))
+        return order[: count // 2].sort().values, order[count // 2 :].sort().values
+    try:
+        opener = gzip.open if os.fspath(path).endswith(".gz") else open
+        with opener(path, "rt", encoding="utf-8") as file:
+            stored = json.load(file)
+        weights, arch = (_indices(stored[part]) for part in ("train", "valid"))
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"split {Path(path)} must be JSON with lists of indices `train` and `valid` "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    both = torch.cat([weights, arch])
+    if len(weights) == 0 or len(arch) == 0 or len(set(both.tolist())) != len(both):
+        raise UserError(
+            f"split {Path(path)}: `train` and `valid` must be non-empty and share no index."
+        )
+    if int(both.min()) < 0 or int(both.max()) >= count:
+        raise UserError(
+            f"split {Path(path)} names image {int(both.max())}, "
+            f"but {images.name} has {count} training images."
+        )
+    return weights, arch
+
+
+def _indices(stored: Any) -> Tensor:
+    """Indices from a list, or from the official files' pair ["int", ["0", "5", ...]]."""
+    if len(stored) == 2 and stored[0] == "int":
+        stored = stored[1]
+    return torch.tensor([int(index) for index in stored], dtype=torch.int64)
+
+
+class Batches:
+    """Shuffled, augmented batches of some training images, epoch after epoch, resumable at any
+    batch.
+
+    Args:
+        images: the set.
+        indices: int64 [n], which training images; all of them if None.
+        batch_size: images in a batch; every batch is full, so shapes are static.
+        seed: seeds the order, crops, flips and cutouts.
+        device: where the images live and batches are made.
+        cutout: side in pixels of a square set to zero after normalisation, at a random centre; 0
+            for none.
+        steps: batches in an epoch; by default as many full ones as the images give. Images repeat,
+            each time in a new order, when more are asked for.
+        rank, world: this process takes every `world`-th image of each batch, from `rank`;
+            `batch_size` stays the size over all processes.
+
+    Raises:
+        UserError: a size that is not positive, does not divide by `world`, or exceeds the images.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        indices: Tensor | None = None,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        cutout: int = 0,
+        steps: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        chosen = torch.arange(len(images.train_images)) if indices is None else indices
+        if not 1 <= batch_size <= len(chosen):
+            raise UserError(
+                f"batch_size={batch_size} must be between 1 and the {len(chosen)} images "
+                f"that {images.name} has for this part."
+            )
+        if batch_size % world:
+            raise UserError(f"batch_size={batch_size} must be a multiple of the {world} processes.")
+        height, width = images.train_images.shape[2:]
+        if not 0 <= cutout <= min(height, width):
+            raise UserError(
+                f"cutout={cutout} must be between 0 and the image side {min(height, width)}."
+            )
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.steps = len(chosen) // batch_size if steps is None else steps
+        self.epoch_index = 0
+        """The epoch that the next batch belongs to, from 0."""
+        self.position = 0
+        """Batches already given out in that epoch."""
+        self._count = len(chosen)
+        self._flip = images.flip
+        self._cutout = cutout
+        self._rank, self._world = rank, world
+        self._height, self._width = height, width
+        self._padding = max(1, height // 8)  # 4 for 32x32, the usual crop
+        self._padded = _pad(images.train_images[chosen], self._padding).to(self.device)
+        self._labels = images.train_labels[chosen].to(self.device)
+        self._scale, self._shift = _affine(images, self.device)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def epoch(self) -> Iterator[Batch]:
+        """Give the batches of the current epoch that are still to come, then move to the next
+        epoch.
+
+        A state taken while a batch is in the consumer's hands counts that batch as done.
+        """
+        start = self._generator.get_state()
+        draws = self._draw()
+        end = self._generator.get_state()
+        self._generator.set_state(start)  # `state_dict` describes the running epoch by its start
+        for step in range(self.position, self.steps):
+            self.position = step + 1
+            yield self._batch(draws, step)
+        self._generator.set_state(end)
+        self.epoch_index += 1
+        self.position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the batches to come."""
+        return {
+            "epoch": self.epoch_index,
+            "position": self.position,
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken; the next `epoch()` gives the rest of that epoch."""
+        self.epoch_index = int(state["epoch"])
+        self.position = int(state["position"])
+        self._generator.set_state(state["generator"])
+
+    def _draw(self) -> dict[str, Tensor]:
+        """All random choices of one epoch, [steps, batch_size] each (and 2 for a place)."""
+        total = self.steps * self.batch_size
+        generator = self._generator
+        rounds = -(-total // self._count)
+        order = torch.cat([torch.randperm(self._count, generator=generator) for _ in range(rounds)])
+        draws = {
+            "order": order[:total],
+            "crop": torch.randint(2 * self._padding + 1, (total, 2), generator=generator),
+        }
+        if self._flip:
+            draws["flip"] = torch.randint(2, (total,), generator=generator)
+        if self._cutout:
+            sides = torch.tensor([self._height, self._width])
+            draws["cutout"] = (torch.rand(total, 2, generator=generator) * sides).long()
+        own = slice(self._rank, None, self._world)
+        return {
+            name: values.view(self.steps, self.batch_size, *values.shape[1:])[:, own].to(
+                self.device
+            )
+            for name, values in draws.items()
+        }
+
+    def _batch(self, draws: dict[str, Tensor], step: int) -> Batch:
+        choice = {name: values[step] for name, values in draws.items()}
+        rows = torch.arange(self._height, device=self.device)
+        columns = torch.arange(self._width, device=self.device)[None]
+        if self._flip:
+            columns = torch.where(choice["flip"][:, None] == 1, self._width - 1 - columns, columns)
+        picked = self._padded[
+            choice["order"][:, None, None],
+            (choice["crop"][:, :1] + rows)[:, :, None],
+            (choice["crop"][:, 1:] + columns)[:, None, :],
+        ]
+        images = torch.addcmul(self._shift, picked, self._scale)
+        if self._cutout:
+            # As published: the square is cut off at the border, so it covers less there.
+            first = choice["cutout"] - self._cutout // 2
+            last = first + self._cutout
+            tall = (rows >= first[:, :1]) & (rows < last[:, :1])
+            across = torch.arange(self._width, device=self.device)
+            wide = (across >= first[:, 1:]) & (across < last[:, 1:])
+            images.masked_fill_((tall[:, :, None] & wide[:, None, :])[..., None], 0)
+        return Batch(images.permute(0, 3, 1, 2), self._labels[choice["order"]])
+
+
+class SearchBatches:
+    """Pairs of batches for the bilevel loop: one for the weights, one for the architecture.
+
+    Args:
+        images: the set.
+        batch_size: of both batches of a pair.
+        seed: seeds both streams.
+        device: where batches are made.
+        split: file with an official split (see `search_split`).
+        cutout, rank, world: see `Batches`.
+
+    An epoch is one pass over the half for the weights; the other half keeps pace (and repeats if it
+    is smaller).
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        split: str | os.PathLike[str] | None = None,
+        cutout: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        halves = search_split(images, split)
+        seeds = torch.randint(2**62, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
+        self.weights = Batches(
+            images,
+            halves[0],
+            batch_size=batch_size,
+            seed=seeds[0],
+            device=device,
+            cutout=cutout,
+            rank=rank,
+            world=world,
+        )
+        self.arch = Batches(
+            images,
+            halves[1],
+            batch_size=batch_size,
+            seed=seeds[1],
+            device=device,
+            cutout=cutout,
+            steps=self.weights.steps,
+            rank=rank,
+            world=world,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Pairs in an epoch."""
+        return self.weights.steps
+
+    @property
+    def epoch_index(self) -> int:
+        """The epoch that the next pair belongs to, from 0."""
+        return self.weights.epoch_index
+
+    @property
+    def position(self) -> int:
+        """Pairs already given out in that epoch."""
+        return self.weights.position
+
+    def epoch(self) -> Iterator[tuple[Batch, Batch]]:
+        """Give the pairs (weight batch, arch batch) of the current epoch that are still to come."""
+        return zip(self.weights.epoch(), self.arch.epoch(), strict=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the pairs to come."""
+        return {"weights": self.weights.state_dict(), "arch": self.arch.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.weights.load_state_dict(state["weights"])
+        self.arch.load_state_dict(state["arch"])
+
+
+def evaluation_batches(
+    images: ImageSet,
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """Give the test images once, in order and unaugmented; the last batch may be smaller.
+
+    With several processes, each gives every `world`-th image from `rank`.
+    """
+    scale, shift = _affine(images, torch.device(device))
+    own = slice(rank, None, world)
+    test_images, test_labels = images.test_images[own], images.test_labels[own]
+    for first in range(0, len(test_images), batch_size):
+        picked = _pad(test_images[first : first + batch_size], 0).to(device)
+        labels = test_labels[first : first + batch_size].to(device)
+        yield Batch(torch.addcmul(shift, picked, scale).permute(0, 3, 1, 2), labels)
+
+
+def _pad(images: Tensor, padding: int) -> Tensor:
+    """uint8 [N, C, H, W] to [N, H + 2p, W + 2p, C], zero at the border."""
+    count, channels, height, width = images.shape
+    padded = images.new_zeros(count, height + 2 * padding, width + 2 * padding, channels)
+    padded[:, padding : padding + height, padding : padding + width] = images.permute(0, 2, 3, 1)
+    return padded
+
+
+def _affine(images: ImageSet, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and shift [C] that turn bytes into normalised values."""
+    mean, deviation = images.normalization()
+    return (1 / (255 * deviation)).to(device), (-mean / deviation).to(device)

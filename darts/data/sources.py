@@ -1,0 +1,172 @@
+"""Where image sets come from: scikit-learn's digits, torchvision's small sets, `.npz` files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from darts.data.images import ImageSet
+from darts.errors import UserError
+
+DEFAULT_ROOT = Path("data")
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] = DEFAULT_ROOT,
+    download: bool = False,
+) -> ImageSet:
+    """Load an image set by name, or from an `.npz` file.
+
+    Args:
+        source: one of `SOURCES`, or the path of an `.npz` with uint8 `train_images` [N, C, H, W]
+            and `test_images` and integer `train_labels` [N] and `test_labels`.
+        root: folder that holds (or, with `download`, receives) torchvision's files.
+        download: allow the network; without it nothing is ever fetched.
+
+    Raises:
+        UserError: the name is unknown, or the files are absent, damaged or of another layout.
+    """
+    name = os.fspath(source)
+    if name.endswith(".npz"):
+        return _npz(Path(name))
+    if name not in SOURCES:
+        raise UserError(
+            f"data={name!r} is unknown; use one of {', '.join(SOURCES)}, or a path to an .npz file."
+        )
+    return SOURCES[name](Path(root), download)
+
+
+def _digits(root: Path, download: bool) -> ImageSet:
+    """scikit-learn's 1,797 handwritten digits, 8x8 in 17 grey levels; every fifth image is held out
+    for the test.
+
+    Scaled to 16x16, so that the last stage of a network with two stride-2 stages still sees 4x4
+    maps, and repeated to three channels, so that networks for colour images take them unchanged.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = torch.from_numpy(np.asarray(digits.images, dtype=np.float32))[:, None] * (255 / 16)
+    large = F.interpolate(grey, scale_factor=2, mode="bilinear", align_corners=False)
+    images = large.round().to(torch.uint8).repeat(1, 3, 1, 1)
+    labels = torch.from_numpy(np.asarray(digits.target, dtype=np.int64))
+    test = torch.arange(len(images)) % 5 == 4
+    return ImageSet("digits", images[~test], labels[~test], images[test], labels[test], flip=False)
+
+
+def _torchvision(name: str, *, marker: str, flip: bool) -> Callable[[Path, bool], ImageSet]:
+    """A loader for one of torchvision's sets; `marker` is a file or folder that each copy has."""
+
+    def load_set(root: Path, download: bool) -> ImageSet:
+        from torchvision import datasets
+
+        kind: Callable[..., Any] = getattr(datasets, name)
+        if not (root / marker).exists():
+            if not download:
+                raise UserError(
+                    f"{name} is not in {root} ({root / marker} is missing): "
+                    "put it there, name another root, or allow the download."
+                )
+            _download(kind, name, root)
+        try:
+            train, test = (kind(root, **part) for part in _parts(name))
+        except RuntimeError as error:
+            raise UserError(
+                f"{name} in {root} is damaged ({str(error).splitlines()[0]}): "
+                "delete it and fetch it again."
+            ) from error
+        arrays = [_stack(split) for split in (train, test)]
+        return ImageSet(name, *arrays[0], *arrays[1], flip=flip)
+
+    return load_set
+
+
+def _parts(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments that select torchvision's training and test part."""
+    if name == "SVHN":
+        return {"split": "train"}, {"split": "test"}
+    return {"train": True}, {"train": False}
+
+
+def _stack(split: Any) -> tuple[Tensor, Tensor]:
+    """Images as uint8 [N, C, H, W], and labels (CIFAR is stored as NHWC, SVHN as NCHW)."""
+    labels = split.labels if hasattr(split, "labels") else split.targets
+    pixels = torch.from_numpy(np.ascontiguousarray(split.data))
+    if pixels.shape[1] != 3:
+        pixels = pixels.permute(0, 3, 1, 2).contiguous()
+    return pixels, torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+
+
+def _download(kind: Callable[..., Any], name: str, root: Path) -> None:
+    """Fetch into a temporary folder and move in only what arrived whole."""
+    root.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+    try:
+        for part in _parts(name):
+            kind(partial, download=True, **part)
+        for entry in partial.iterdir():
+            if entry.suffix != ".gz":  # the archive is of no more use
+                os.replace(entry, root / entry.name)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{name} could not be downloaded to {root}: {error}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+SOURCES: dict[str, Callable[[Path, bool], ImageSet]] = {
+    "digits": _digits,
+    "cifar10": _torchvision("CIFAR10", marker="cifar-10-batches-py", flip=True),
+    "cifar100": _torchvision("CIFAR100", marker="cifar-100-python", flip=True),
+    "svhn": _torchvision("SVHN", marker="train_32x32.mat", flip=False),
+}
+"""Loaders by name; each takes the root folder and whether the network is allowed."""
+
+
+def _npz(path: Path) -> ImageSet:
+    keys = ("train_images", "train_labels", "test_images", "test_labels")
+    if not path.is_file():
+        raise UserError(f"data={str(path)!r} does not exist.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            missing = [key for key in keys if key not in stored]
+            if missing:
+                raise UserError(
+                    f"{path} lacks {', '.join(missing)}; it must hold {', '.join(keys)}."
+                )
+            arrays = {key: np.asarray(stored[key]) for key in keys}
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as an .npz file: {error}.") from error
+    images = [_image_array(arrays[key], key, path) for key in ("train_images", "test_images")]
+    labels = [_label_array(arrays[key], key, path) for key in ("train_labels", "test_labels")]
+    return ImageSet(path.stem, images[0], labels[0], images[1], labels[1])
+
+
+def _image_array(array: NDArray[Any], key: str, path: Path) -> Tensor:
+    if array.dtype != np.uint8 or array.ndim != 4:
+        raise UserError(
+            f"{path}: {key} must be uint8 [N, C, H, W], not {array.dtype} {list(array.shape)}."
+        )
+    return torch.from_numpy(array)
+
+
+def _label_array(array: NDArray[Any], key: str, path: Path) -> Tensor:
+    if not np.issubdtype(array.dtype, np.integer) or array.ndim != 1:
+        raise UserError(
+            f"{path}: {key} must be integers [N], not {array.dtype} {list(array.shape)}."
+        )
+    return torch.from_numpy(array.astype(np.int64))

@@ -1,0 +1,170 @@
+"""The folder that holds everything about one run.
+
+    config.yaml     the configuration the run was started with
+    log.jsonl       one JSON object per line, appended as the run goes
+    genotype.txt    the architecture found
+    weights.pt      the final weights
+    search.png      the picture of the run
+
+Every file but the log is written whole or not at all; the log grows by whole lines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import yaml
+
+from darts.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path` that takes its place when the block ends without an
+    error.
+
+    A reader, a killed process or a full disk never leaves a half-written file under the name.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name itself survives a power failure
+    finally:
+        os.close(folder)
+
+
+class RunFolder:
+    """Files of one run; see the module's docstring for the layout.
+
+    Use `create` for a new run and `open` for one that exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._log = path / "log.jsonl"
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> RunFolder:
+        """Make the folder and store the configuration.
+
+        Args:
+            path: a folder that does not exist or is empty.
+            config: nested plain values; written to `config.yaml`.
+
+        Raises:
+            UserError: the folder holds files already, or cannot be made.
+        """
+        folder = Path(path)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                f"out={str(folder)!r} is not an empty folder; "
+                "name another, or resume the run in it."
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"out={str(folder)!r} cannot be made: {error.strerror}.") from error
+        run = cls(folder)
+        run.write_text(
+            "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        )
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Open the folder of an earlier run.
+
+        Raises:
+            UserError: it is no run folder.
+        """
+        folder = Path(path)
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"{folder} is not a run folder: config.yaml is missing.")
+        return cls(folder)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration as stored.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path / 'config.yaml'} cannot be read: {error}.") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{self.path / 'config.yaml'} must hold a mapping of settings.")
+        return config
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file as a whole; give its path."""
+        with atomic_write(self.path / name) as file:
+            file.write(text.encode())
+        return self.path / name
+
+    def write_genotype(self, genotype: str) -> Path:
+        """Write the architecture found (the space's own text format) to `genotype.txt`."""
+        return self.write_text("genotype.txt", genotype + "\n")
+
+    def write_weights(self, state: Mapping[str, Any]) -> Path:
+        """Write a `state_dict` to `weights.pt`; `torch.load(..., weights_only=True)` reads it."""
+        return self.write_with("weights.pt", lambda file: torch.save(dict(state), file))
+
+    def write_with(self, name: str, write: Callable[[IO[bytes]], Any]) -> Path:
+        """Write a file as a whole through `write(file)`; give its path."""
+        with atomic_write(self.path / name) as file:
+            write(file)
+        return self.path / name
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record to the log.
+
+        Raises:
+            ValueError: a number is NaN or infinite, which JSON lacks.
+        """
+        line = json.dumps(dict(record), allow_nan=False) + "\n"
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self) -> list[dict[str, Any]]:
+        """The log so far; a last line that a killed process left unfinished is passed over."""
+        return [json.loads(line) for line in self._lines()]
+
+    def truncate_log(self, count: int) -> None:
+        """Keep the first `count` records, which is where a resumed run goes on from.
+
+        Raises:
+            UserError: the log has fewer.
+        """
+        lines = self._lines()
+        if len(lines) < count:
+            raise UserError(
+                f"{self._log} has {len(lines)} records, but the checkpoint was taken after {count}."
+            )
+        self.write_text(self._log.name, "".join(lines[:count]))
+
+    def _lines(self) -> list[str]:
+        if not self._log.exists():
+            return []
+        text = self._log.read_text(encoding="utf-8")
+        return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
