@@ -337,7 +337,7 @@ def test_processes_share_each_batch() -> None:
         ({"batch_size": 8, "cutout": 9}, "cutout=9"),
     ],
 )
-def test_bad_sizes_are_refused(arguments: dict[str, int], sentence: str) -> None:
+def test_bad_sizes_are_refused(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Batches(coded_images(), seed=0, **arguments)
 
