@@ -17,12 +17,38 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 import torch
 import yaml
 
 from darts.errors import UserError
+
+
+class EpochRecord(TypedDict, total=False):
+    """One line of a search's log; figures and reports read these names."""
+
+    epoch: int
+    """From 0."""
+    temperature: float
+    """Temperature t of β's softmax in the epoch (1 where the method has none)."""
+    entropy: float
+    """E(H(β)): mean over the edges of all cells, in nats."""
+    weight_loss: float
+    weight_accuracy: float
+    """Of the supernet on the half for the weights, in percent; loss is the mean cross-entropy."""
+    arch_loss: float
+    arch_accuracy: float
+    """Of the supernet on the half for the architecture, in percent."""
+    seconds: float
+    genotype: str
+    """Architecture derived at the end of the epoch (Eq. 2), in the official text format."""
+    weights: dict[str, list[list[float]]]
+    """β at the end of the epoch: cell type to [edges, operations]."""
+    gradient_norms: dict[str, list[float]]
+    """Mean L2 norm of dL/dα over the epoch's arch steps: cell type to [edges]."""
+    nb201: dict[str, float]
+    """Looked-up test accuracy in percent by data set, where a table was given."""
 
 
 @contextmanager
@@ -135,7 +161,7 @@ class RunFolder:
         return self.path / name
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one record to the log.
+        """Add one record (`EpochRecord` for a search) to the log.
 
         Raises:
             ValueError: a number is NaN or infinite, which JSON lacks.

@@ -93,6 +93,7 @@ class Batches:
         batch_size: images in a batch; every batch is full, so shapes are static.
         seed: seeds the order, crops, flips and cutouts.
         device: where the images live and batches are made.
+        augment: shift by up to an eighth of the side, and mirror where the set allows it.
         cutout: side in pixels of a square set to zero after normalisation, at a random centre; 0
             for none.
         steps: batches in an epoch; by default as many full ones as the images give. Images repeat,
@@ -112,6 +113,7 @@ class Batches:
         batch_size: int,
         seed: int,
         device: torch.device | str = "cpu",
+        augment: bool = True,
         cutout: int = 0,
         steps: int | None = None,
         rank: int = 0,
@@ -138,11 +140,11 @@ class Batches:
         self.position = 0
         """Batches already given out in that epoch."""
         self._count = len(chosen)
-        self._flip = images.flip
+        self._flip = augment and images.flip
         self._cutout = cutout
         self._rank, self._world = rank, world
         self._height, self._width = height, width
-        self._padding = max(1, height // 8)  # 4 for 32x32, the usual crop
+        self._padding = height // 8 if augment else 0  # 4 for 32x32, the usual crop
         self._padded = _pad(images.train_images[chosen], self._padding).to(self.device)
         self._labels = images.train_labels[chosen].to(self.device)
         self._scale, self._shift = _affine(images, self.device)
@@ -234,7 +236,7 @@ class SearchBatches:
         seed: seeds both streams.
         device: where batches are made.
         split: file with an official split (see `search_split`).
-        cutout, rank, world: see `Batches`.
+        augment, cutout, rank, world: see `Batches`.
 
     An epoch is one pass over the half for the weights; the other half keeps pace (and repeats if it
     is smaller).
@@ -248,6 +250,7 @@ class SearchBatches:
         seed: int,
         device: torch.device | str = "cpu",
         split: str | os.PathLike[str] | None = None,
+        augment: bool = True,
         cutout: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -260,6 +263,7 @@ class SearchBatches:
             batch_size=batch_size,
             seed=seeds[0],
             device=device,
+            augment=augment,
             cutout=cutout,
             rank=rank,
             world=world,
@@ -270,6 +274,7 @@ class SearchBatches:
             batch_size=batch_size,
             seed=seeds[1],
             device=device,
+            augment=augment,
             cutout=cutout,
             steps=self.weights.steps,
             rank=rank,

@@ -238,6 +238,13 @@ def test_batch_is_a_shifted_mirrored_normalised_image(flip: bool) -> None:
     assert (10 <= mirrored <= 30) if flip else mirrored == 0
 
 
+def test_unaugmented_batch_holds_the_images_unchanged() -> None:
+    images = coded_images()
+    for batch in Batches(images, batch_size=8, seed=0, augment=False).epoch():
+        pixels = to_bytes(images, batch.images)
+        assert torch.equal(pixels, images.train_images[pixels[:, 0, 0, 0] - 1].long())
+
+
 def test_cutout_zeroes_one_square_cut_off_at_the_border() -> None:
     images = coded_images(flip=False)
     plain = next(Batches(images, batch_size=40, seed=5).epoch()).images
