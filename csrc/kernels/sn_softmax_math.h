@@ -63,7 +63,7 @@ SN_HOST_DEVICE V broadcast(Element<V> s) {
 /// The larger of a and b; a where either is NaN.
 template <class V>
 SN_HOST_DEVICE V larger(V a, V b) {
-  return a < b ? b : a;
+  return b > a ? b : a;
 }
 
 /// 1 / t for a scalar t: finite for every t > 0, and NaN, which makes the row NaN, otherwise.
