@@ -1,0 +1,182 @@
+"""Discrete architectures: derivation from β and the two official text formats."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from darts.spaces.table import Cell, Space
+
+KEPT_EDGES = 2
+"""Incoming edges that a node of the DARTS space keeps."""
+
+
+class Choice(NamedTuple):
+    """One edge of a discrete architecture."""
+
+    operation: str
+    source: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """The choices of each cell type, in the order of the official formats.
+
+    ``skeleton`` is that of the space (``"nb201"`` or ``"darts"``). ``str()`` gives the official
+    format, ``Genotype.parse`` reads it.
+    """
+
+    skeleton: str
+    cells: tuple[tuple[str, tuple[Choice, ...]], ...]
+
+    def cell(self, name: str) -> tuple[Choice, ...]:
+        """The choices of the cell type ``name``."""
+        return dict(self.cells)[name]
+
+    def __str__(self) -> str:
+        return _format_nb201(self) if self.skeleton == "nb201" else _format_darts(self)
+
+    @classmethod
+    def parse(cls, text: str) -> Genotype:
+        """Read an NB201 architecture string or a DARTS ``Genotype(...)`` tuple.
+
+        Raises ValueError where ``text`` is neither.
+        """
+        text = text.strip()
+        if text.startswith("|"):
+            return _parse_nb201(text)
+        if text.startswith("Genotype("):
+            return _parse_darts(text)
+        raise ValueError(
+            f"genotype {text!r} must be an NB201 string like '|nor_conv_3x3~0|+...' "
+            "or a DARTS tuple like 'Genotype(normal=[...], ...)'"
+        )
+
+
+def genotype_string(genotype: Genotype) -> str:
+    """The official text of ``genotype``."""
+    return str(genotype)
+
+
+def derive(space: Space, weights: Mapping[str, Tensor]) -> Genotype:
+    """Keep the strongest operation of each edge (Eq. 2).
+
+    In the DARTS spaces ``none`` cannot be chosen, and each node keeps the two incoming edges
+    whose strongest operation weighs most (Liu et al., section 2.4). The first of equals wins.
+    """
+    space.check(weights)
+    rows = {name: weights[name].detach().cpu().tolist() for name in space.cells}
+    pick = _strongest_operations if space.skeleton == "nb201" else _strongest_edges
+    return Genotype(
+        space.skeleton,
+        tuple((name, pick(cell, rows[name])) for name, cell in space.cells.items()),
+    )
+
+
+def _strongest_operations(cell: Cell, rows: list[list[float]]) -> tuple[Choice, ...]:
+    return tuple(
+        Choice(candidates[max(range(len(row)), key=row.__getitem__)], *edge)
+        for edge, candidates, row in zip(cell.edges, cell.candidates, rows, strict=True)
+    )
+
+
+def _strongest_edges(cell: Cell, rows: list[list[float]]) -> tuple[Choice, ...]:
+    choices: list[Choice] = []
+    for node in cell.nodes:
+        best: list[tuple[float, Choice]] = []
+        for e in cell.incoming(node):
+            weight, operation = max(
+                ((w, o) for w, o in zip(rows[e], cell.candidates[e], strict=True) if o != "none"),
+                key=lambda pair: pair[0],
+            )
+            best.append((weight, Choice(operation, *cell.edges[e])))
+        best.sort(key=lambda pair: -pair[0])
+        choices += [choice for _, choice in best[:KEPT_EDGES]]
+    return tuple(choices)
+
+
+def _format_nb201(genotype: Genotype) -> str:
+    nodes: dict[int, list[str]] = {}
+    for operation, source, target in genotype.cell("cell"):
+        nodes.setdefault(target, []).append(f"{operation}~{source}|")
+    return "+".join("|" + "".join(parts) for _, parts in sorted(nodes.items()))
+
+
+def _parse_nb201(text: str) -> Genotype:
+    from darts.spaces.nb201 import NB201
+
+    cell = NB201.cells["cell"]
+    choices = []
+    for target, node in enumerate(text.split("+"), start=1):
+        if not re.fullmatch(r"\|(?:\w+~\d\|)+", node):
+            raise ValueError(f"genotype {text!r}: {node!r} is not of the form '|operation~source|'")
+        for part in node.strip("|").split("|"):
+            operation, source = part.split("~")
+            choices.append(Choice(operation, int(source), target))
+    _require(text, [(c.source, c.target) for c in choices] == list(cell.edges), "has other edges")
+    _check_operations(text, choices, cell.candidates[0])
+    return Genotype("nb201", (("cell", tuple(choices)),))
+
+
+def _format_darts(genotype: Genotype) -> str:
+    fields = []
+    for name, choices in genotype.cells:
+        pairs = [(operation, source) for operation, source, _ in choices]
+        inner = sorted({choice.target for choice in choices})
+        fields.append(f"{name}={pairs}, {name}_concat=range({inner[0]}, {inner[-1] + 1})")
+    return f"Genotype({', '.join(fields)})"
+
+
+def _parse_darts(text: str) -> Genotype:
+    from darts.spaces.nasnet import OPERATIONS
+
+    try:
+        call = ast.parse(text, mode="eval").body
+        assert isinstance(call, ast.Call)
+        fields = {k.arg: k.value for k in call.keywords}
+        cells = []
+        for name in ("normal", "reduce"):
+            _check_concat(text, fields.get(f"{name}_concat"))
+            choices = tuple(
+                Choice(str(operation), int(source), 2 + i // KEPT_EDGES)
+                for i, (operation, source) in enumerate(ast.literal_eval(fields[name]))
+            )
+            _require(text, len(choices) == 8, f"{name} must have 8 pairs (operation, source)")
+            _require(text, all(0 <= c.source < c.target for c in choices), "has an unknown source")
+            _check_operations(text, choices, (*OPERATIONS, "noise"))
+            cells.append((name, choices))
+    except (SyntaxError, AssertionError, KeyError, TypeError) as error:
+        raise ValueError(f"genotype {text!r} is not a DARTS Genotype(...) tuple") from error
+    return Genotype("darts", tuple(cells))
+
+
+def _check_concat(text: str, node: ast.expr | None) -> None:
+    """Only cells that concatenate their four inner nodes are in the space."""
+    if node is None:
+        return
+    values = (
+        list(range(*(ast.literal_eval(a) for a in node.args)))
+        if isinstance(node, ast.Call)
+        else list(ast.literal_eval(node))
+    )
+    _require(text, values == [2, 3, 4, 5], "must concatenate nodes 2 to 5")
+
+
+def _check_operations(text: str, choices: Iterable[Choice], allowed: tuple[str, ...]) -> None:
+    for choice in choices:
+        if choice.operation not in allowed:
+            raise ValueError(
+                f"genotype {text!r}: operation {choice.operation!r} is not one of {allowed}"
+            )
+
+
+def _require(text: str, condition: bool, complaint: str) -> None:
+    if not condition:
+        raise ValueError(f"genotype {text!r} {complaint}")

@@ -1,0 +1,150 @@
+"""The candidate operations as ordinary modules, one module per operation.
+
+Stand-alone networks are made of these; the fast supernet computes the same functions batched over
+edges. Sources: NAS-Bench-201 (Dong & Yang 2020), DARTS (Liu et al. 2019), S4's noise (Zela et al.
+2020). Convolutions have no bias: batch normalisation follows each and would remove it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class ReLUConvNorm(nn.Sequential):
+    """ReLU, convolution, batch normalisation."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, affine: bool, track: bool
+    ) -> None:
+        super().__init__(
+            nn.ReLU(),
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs, affine=affine, track_running_stats=track),
+        )
+
+
+class DepthwiseConv(nn.Sequential):
+    """ReLU, depthwise and pointwise convolution, batch normalisation."""
+
+    def __init__(
+        self, channels: int, kernel: int, stride: int, dilation: int, affine: bool, track: bool
+    ) -> None:
+        super().__init__(
+            nn.ReLU(),
+            nn.Conv2d(
+                channels,
+                channels,
+                kernel,
+                stride,
+                padding=dilation * (kernel // 2),
+                dilation=dilation,
+                groups=channels,
+                bias=False,
+            ),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels, affine=affine, track_running_stats=track),
+        )
+
+
+class FactorizedReduce(nn.Module):
+    """Halve the resolution: two stride-2 1x1 convolutions, one of them shifted by a pixel."""
+
+    def __init__(self, inputs: int, outputs: int, affine: bool, track: bool) -> None:
+        if outputs % 2:
+            raise ValueError(f"outputs={outputs} must be even")
+        super().__init__()
+        self.conv_1 = nn.Conv2d(inputs, outputs // 2, 1, stride=2, bias=False)
+        self.conv_2 = nn.Conv2d(inputs, outputs // 2, 1, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, affine=affine, track_running_stats=track)
+
+    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+        x = images.relu()
+        y: Tensor = self.norm(torch.cat((self.conv_1(x), self.conv_2(x[:, :, 1:, 1:])), dim=1))
+        return y
+
+
+class Zero(nn.Module):
+    """A zero map of the output's size."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class Noise(nn.Module):
+    """Standard normal noise of the output's size, whatever the input (S4)."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+
+
+Factory = Callable[[int, int, bool, bool], nn.Module]
+
+
+def _separable(kernel: int) -> Factory:
+    return lambda channels, stride, affine, track: nn.Sequential(
+        DepthwiseConv(channels, kernel, stride, 1, affine, track),
+        DepthwiseConv(channels, kernel, 1, 1, affine, track),
+    )
+
+
+def _dilated(kernel: int) -> Factory:
+    return lambda channels, stride, affine, track: DepthwiseConv(
+        channels, kernel, stride, 2, affine, track
+    )
+
+
+def _convolution(kernel: int) -> Factory:
+    return lambda channels, stride, affine, track: ReLUConvNorm(
+        channels, channels, kernel, stride, affine, track
+    )
+
+
+OPERATIONS: dict[str, Factory] = {
+    "none": lambda channels, stride, affine, track: Zero(stride),
+    "noise": lambda channels, stride, affine, track: Noise(stride),
+    "skip_connect": lambda channels, stride, affine, track: (
+        nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine, track)
+    ),
+    "avg_pool_3x3": lambda channels, stride, affine, track: nn.AvgPool2d(
+        3, stride, 1, count_include_pad=False
+    ),
+    "max_pool_3x3": lambda channels, stride, affine, track: nn.MaxPool2d(3, stride, 1),
+    "nor_conv_1x1": _convolution(1),
+    "nor_conv_3x3": _convolution(3),
+    "sep_conv_3x3": _separable(3),
+    "sep_conv_5x5": _separable(5),
+    "dil_conv_3x3": _dilated(3),
+    "dil_conv_5x5": _dilated(5),
+}
+"""Operation name → (channels, stride, affine, track running statistics) → module."""
+
+
+class ResidualBlock(nn.Module):
+    """NAS-Bench-201's block between stages: two 3x3 convolutions, the first of stride 2."""
+
+    def __init__(self, inputs: int, outputs: int, affine: bool = True, track: bool = True) -> None:
+        super().__init__()
+        self.conv_a = ReLUConvNorm(inputs, outputs, 3, 2, affine, track)
+        self.conv_b = ReLUConvNorm(outputs, outputs, 3, 1, affine, track)
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2, 2), nn.Conv2d(inputs, outputs, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        y: Tensor = self.shortcut(x) + self.conv_b(self.conv_a(x))
+        return y
+
+
+def drop_path(x: Tensor, probability: float) -> Tensor:
+    """Zero each sample's map with ``probability`` and scale the others to keep the mean."""
+    keep = torch.rand(len(x), 1, 1, 1, device=x.device) >= probability
+    return x * (keep / (1.0 - probability)).to(x.dtype)

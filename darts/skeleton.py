@@ -1,0 +1,100 @@
+"""The networks around the cells, shared by supernets and stand-alone networks.
+
+A skeleton is made with a function that makes a cell, and calls every cell with the maps that enter
+it followed by whatever else ``forward`` was given (a supernet's weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from darts.operations import ResidualBlock
+
+
+class Place(NamedTuple):
+    """Where a cell sits."""
+
+    name: str
+    """Its cell type."""
+    inputs: tuple[int, ...]
+    """Channels of the maps that enter."""
+    channels: int
+    """Channels of each of its nodes."""
+    after_reduction: bool = False
+    """The older of its two inputs has twice the resolution."""
+
+
+MakeCell = Callable[[Place], nn.Module]
+
+
+class StackedSkeleton(nn.Module):
+    """NAS-Bench-201: stem, three stages of ``cells`` cells with residual blocks between, head.
+
+    Channels double and the resolution halves from stage to stage.
+    """
+
+    def __init__(self, channels: int, cells: int, classes: int, make_cell: MakeCell) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+        self.cells = nn.ModuleList()
+        for stage in range(3):
+            if stage:
+                self.cells.append(ResidualBlock(channels, 2 * channels))
+                channels *= 2
+            self.cells.extend(make_cell(Place("cell", (channels,), channels)) for _ in range(cells))
+        self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        self.classifier = nn.Linear(channels, classes)
+
+    def features(self, images: Tensor, *args: object) -> Tensor:
+        """Pooled features, [batch, channels]."""
+        x: Tensor = self.stem(images)
+        for cell in self.cells:
+            x = cell(x) if isinstance(cell, ResidualBlock) else cell(x, *args)
+        y: Tensor = self.last(x)
+        return y.mean((2, 3))
+
+    def forward(self, images: Tensor, *args: object) -> Tensor:
+        """Logits, [batch, classes], of ``images``, [batch, 3, height, width]."""
+        logits: Tensor = self.classifier(self.features(images, *args))
+        return logits
+
+
+class TwoInputSkeleton(nn.Module):
+    """DARTS: ``cells`` cells, each fed by the two before it; reductions at 1/3 and 2/3."""
+
+    def __init__(
+        self, channels: int, cells: int, classes: int, make_cell: MakeCell, nodes: int = 4
+    ) -> None:
+        super().__init__()
+        older = old = 3 * channels
+        self.stem = nn.Sequential(nn.Conv2d(3, old, 3, padding=1, bias=False), nn.BatchNorm2d(old))
+        self.cells = nn.ModuleList()
+        self.reductions = (cells // 3, 2 * cells // 3)
+        after_reduction = False
+        for i in range(cells):
+            reduction = i in self.reductions
+            channels *= 2 if reduction else 1
+            name = "reduce" if reduction else "normal"
+            self.cells.append(make_cell(Place(name, (older, old), channels, after_reduction)))
+            after_reduction = reduction
+            older, old = old, nodes * channels
+        self.classifier = nn.Linear(old, classes)
+
+    def states(self, images: Tensor, *args: object) -> list[Tensor]:
+        """The output map of each cell, in order."""
+        older = old = self.stem(images)
+        outputs = []
+        for cell in self.cells:
+            older, old = old, cell(older, old, *args)
+            outputs.append(old)
+        return outputs
+
+    def forward(self, images: Tensor, *args: object) -> Tensor:
+        """Logits, [batch, classes], of ``images``, [batch, 3, height, width]."""
+        logits: Tensor = self.classifier(self.states(images, *args)[-1].mean((2, 3)))
+        return logits

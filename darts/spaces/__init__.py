@@ -1,0 +1,29 @@
+"""Search spaces as data."""
+
+from darts.spaces.nasnet import DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4
+from darts.spaces.nb201 import NB201
+from darts.spaces.table import Cell, Space
+
+SPACES = {space.name: space for space in (NB201, DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4)}
+
+__all__ = [
+    "DARTS",
+    "DARTS_WITHOUT_NONE",
+    "NB201",
+    "S1",
+    "S2",
+    "S3",
+    "S4",
+    "SPACES",
+    "Cell",
+    "Space",
+    "get_space",
+]
+
+
+def get_space(name: str) -> Space:
+    """The space called ``name``; ValueError lists the names there are."""
+    try:
+        return SPACES[name]
+    except KeyError:
+        raise ValueError(f"space={name!r} is unknown; choose from {', '.join(SPACES)}") from None

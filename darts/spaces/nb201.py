@@ -1,0 +1,12 @@
+"""NAS-Bench-201 (Dong & Yang, ICLR 2020): four nodes, six edges, five operations."""
+
+from darts.spaces.table import Cell, Space
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+
+NB201 = Space(
+    name="nb201",
+    skeleton="nb201",
+    cells={"cell": Cell(inputs=1, edges=EDGES, candidates=(OPERATIONS,) * len(EDGES))},
+)

@@ -1,0 +1,102 @@
+"""What a search space is: a table of cells, edges and candidate operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from darts.genotype import Genotype
+
+Edge = tuple[int, int]
+"""(source node, target node)."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One type of cell: a directed acyclic graph whose edges carry candidate operations.
+
+    Row e of the cell's weights belongs to ``edges[e]`` and column k to ``candidates[e][k]``.
+    Nodes ``0 .. inputs - 1`` are the cell's inputs.
+    """
+
+    inputs: int
+    edges: tuple[Edge, ...]
+    candidates: tuple[tuple[str, ...], ...]
+    reduction: bool = False
+    """Edges that leave an input node have stride 2."""
+    normalize_pools: bool = False
+    """Pooling is followed by batch normalisation, as in the supernet of DARTS."""
+    concatenate: bool = False
+    """The output is all inner nodes side by side; otherwise it is the last node."""
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.candidates):
+            raise ValueError(
+                f"candidates has {len(self.candidates)} rows for {len(self.edges)} edges; "
+                "there must be one row per edge"
+            )
+        if len({len(row) for row in self.candidates}) != 1:
+            raise ValueError("candidates: every edge must have the same number of operations")
+        if any(source >= target or target < self.inputs for source, target in self.edges):
+            raise ValueError(f"edges: {self.edges} must lead from a node to a later, inner one")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(edges, operations), the shape of the cell's α and β."""
+        return len(self.edges), len(self.candidates[0])
+
+    @cached_property
+    def nodes(self) -> tuple[int, ...]:
+        """The inner nodes, in order."""
+        return tuple(sorted({target for _, target in self.edges}))
+
+    def incoming(self, node: int) -> tuple[int, ...]:
+        """Indices of the edges that end in ``node``."""
+        return tuple(e for e, (_, target) in enumerate(self.edges) if target == node)
+
+    def outgoing(self, node: int) -> tuple[int, ...]:
+        """Indices of the edges that leave ``node``."""
+        return tuple(e for e, (source, _) in enumerate(self.edges) if source == node)
+
+    def stride(self, edge: int) -> int:
+        """Stride of the operations on ``edge``."""
+        return 2 if self.reduction and self.edges[edge][0] < self.inputs else 1
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space: its cell types and the skeleton that they fill.
+
+    ``skeleton`` is ``"nb201"`` (three stages of stacked cells with residual blocks between them)
+    or ``"darts"`` (two-input cells, reduction cells at one and two thirds of the depth).
+    """
+
+    name: str
+    skeleton: str
+    cells: Mapping[str, Cell]
+
+    def __post_init__(self) -> None:
+        if self.skeleton not in ("nb201", "darts"):
+            raise ValueError(f"skeleton={self.skeleton!r} must be 'nb201' or 'darts'")
+        object.__setattr__(self, "cells", MappingProxyType(dict(self.cells)))
+
+    def derive(self, weights: Mapping[str, Tensor]) -> Genotype:
+        """The discrete architecture of β (Eq. 2), one [edges, operations] tensor per cell type."""
+        from darts.genotype import derive
+
+        return derive(self, weights)
+
+    def check(self, weights: Mapping[str, Tensor]) -> None:
+        """Raise ValueError unless ``weights`` has the shape of this space's β."""
+        if set(weights) != set(self.cells):
+            raise ValueError(f"weights has cells {sorted(weights)}, must be {sorted(self.cells)}")
+        for name, cell in self.cells.items():
+            shape = tuple(weights[name].shape)
+            if shape != cell.shape:
+                raise ValueError(f"weights[{name!r}] has shape {shape}, must be {cell.shape}")

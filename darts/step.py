@@ -1,0 +1,214 @@
+"""One bilevel step (Eq. 1): the gradient of ω on training data, of α on validation data.
+
+Everything here is a pure function of its arguments up to batch-norm running statistics; the caller
+owns the optimisers. Nothing reads a value back from the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from darts.supernet import Live, live_operations
+
+Batch = tuple[Tensor, Tensor]
+"""Images, [batch, 3, height, width], and labels, [batch]."""
+Weights = Mapping[str, Tensor]
+MakeWeights = Callable[[], Weights]
+"""Computes β from α, differentiably."""
+FINITE_DIFFERENCE = 0.01
+"""Norm of DARTS's finite-difference displacement of ω (Liu et al., 2019, Eq. 8)."""
+
+
+class Outcome(NamedTuple):
+    """Loss (0-d) and logits ([batch, classes], float32), detached."""
+
+    loss: Tensor
+    logits: Tensor
+
+
+def cross_entropy(
+    net: nn.Module,
+    batch: Batch,
+    weights: Weights,
+    live: Mapping[str, Live] | None = None,
+    precision: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Loss and logits of the supernet ``net`` on ``batch``, still differentiable.
+
+    ``precision``: torch.bfloat16 runs the network under autocast; statistics, β and the loss stay
+    float32. None keeps the dtype of the parameters.
+    """
+    images, labels = batch
+    with torch.autocast(images.device.type, precision, enabled=precision is not None):
+        logits = net(images, weights, live)
+    logits = logits.to(next(net.parameters()).dtype)
+    return F.cross_entropy(logits, labels), logits
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[None]:
+    """Inside, no parameter of ``net`` asks for a gradient and nothing is kept for one."""
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def weight_step(
+    net: nn.Module,
+    batch: Batch,
+    weights: Weights,
+    *,
+    zero_skip: bool = True,
+    precision: torch.dtype | None = None,
+) -> Outcome:
+    """Write ∂loss/∂ω into ``.grad`` of every parameter; none for β.
+
+    ``zero_skip``: candidates whose β is exactly zero are not computed. Their gradient is zero,
+    not None, so that momentum and weight decay go on as without. Running batch-norm statistics of
+    what was left out are not updated. The set is read from β, which costs nothing on the CPU; on
+    other devices, where it would wait for the device, nothing is skipped.
+    """
+    weights = {name: w.detach() for name, w in weights.items()}
+    on_cpu = all(w.device.type == "cpu" for w in weights.values())
+    live = live_operations(weights) if zero_skip and on_cpu else None
+    loss, logits = cross_entropy(net, batch, weights, live, precision)
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    for p, g in zip(parameters, gradients, strict=True):
+        p.grad = g
+    return Outcome(loss.detach(), logits.detach())
+
+
+def arch_step(
+    net: nn.Module,
+    batch: Batch,
+    make_weights: MakeWeights,
+    alphas: Sequence[Tensor],
+    *,
+    live: Mapping[str, Live] | None = None,
+    precision: torch.dtype | None = None,
+) -> Outcome:
+    """First order: write ∂loss/∂α into ``.grad`` of ``alphas``; no gradient of ω is computed.
+
+    ``live``: candidates to compute, for methods whose gradient of the others is zero by
+    construction; None computes all, as sn-softmax needs (a candidate with β = 0 has a gradient).
+    """
+    with frozen(net):
+        loss, logits = cross_entropy(net, batch, make_weights(), live, precision)
+        gradients = torch.autograd.grad(loss, alphas)
+    for alpha, g in zip(alphas, gradients, strict=True):
+        alpha.grad = g
+    return Outcome(loss.detach(), logits.detach())
+
+
+def _functional(net: nn.Module, parameters: Mapping[str, Tensor]) -> Callable[..., Tensor]:
+    """``net`` with other parameters; running statistics are updated in a copy."""
+    buffers = {name: b.detach().clone() for name, b in net.named_buffers()}
+
+    def call(images: Tensor, weights: Weights) -> Tensor:
+        out: Tensor = torch.func.functional_call(net, {**parameters, **buffers}, (images, weights))
+        return out
+
+    return call
+
+
+def _loss(
+    net: nn.Module, parameters: Mapping[str, Tensor], batch: Batch, weights: Weights
+) -> Tensor:
+    return F.cross_entropy(_functional(net, parameters)(batch[0], weights), batch[1])
+
+
+def sgd_direction(
+    net: nn.Module, optimizer: torch.optim.SGD, gradients: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What DARTS unrolls: momentum·buffer + gradient + weight decay·ω, per parameter name."""
+    group = {p: g for g in optimizer.param_groups for p in g["params"]}
+    directions = {}
+    for name, p in net.named_parameters():
+        settings = group[p]
+        direction = gradients[name] + settings["weight_decay"] * p
+        buffer = optimizer.state.get(p, {}).get("momentum_buffer")
+        if buffer is not None:
+            direction = direction + settings["momentum"] * buffer
+        directions[name] = direction
+    return directions
+
+
+def unrolled_arch_step(
+    net: nn.Module,
+    train: Batch,
+    validation: Batch,
+    make_weights: MakeWeights,
+    alphas: Sequence[Tensor],
+    optimizer: torch.optim.SGD,
+    *,
+    exact: bool = False,
+) -> Outcome:
+    """Second order: write ∂L_val(ω − lr·∂L_train(ω, α)/∂ω, α)/∂α into ``.grad`` of ``alphas``.
+
+    The unrolled step is that of ``optimizer`` (momentum, weight decay, current rate; Liu et al.
+    2019, Eq. 7). By default the product with the mixed Hessian is DARTS's finite difference
+    (Eq. 8); ``exact`` differentiates through the step. ω and running statistics are unchanged.
+    """
+    rate = optimizer.param_groups[0]["lr"]
+    parameters = dict(net.named_parameters())
+    names = list(parameters)
+    weights = make_weights()
+    train_loss = _loss(net, parameters, train, weights if exact else _detached(weights))
+    gradients = torch.autograd.grad(
+        train_loss,
+        list(parameters.values()),
+        create_graph=exact,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    direction = sgd_direction(net, optimizer, dict(zip(names, gradients, strict=True)))
+    stepped = {name: p - rate * direction[name] for name, p in parameters.items()}
+    if not exact:
+        stepped = {name: p.detach().requires_grad_() for name, p in stepped.items()}
+    logits = _functional(net, stepped)(validation[0], weights)
+    loss = F.cross_entropy(logits, validation[1])
+    if exact:
+        total = list(torch.autograd.grad(loss, alphas))
+    else:
+        both = torch.autograd.grad(
+            loss, [*alphas, *stepped.values()], allow_unused=True, materialize_grads=True
+        )
+        vector = dict(zip(names, both[len(alphas) :], strict=True))
+        product = mixed_hessian_product(net, train, make_weights, alphas, vector)
+        total = [g - rate * h for g, h in zip(both, product, strict=False)]
+    for alpha, g in zip(alphas, total, strict=True):
+        alpha.grad = g.detach()
+    return Outcome(loss.detach(), logits.detach())
+
+
+def mixed_hessian_product(
+    net: nn.Module,
+    batch: Batch,
+    make_weights: MakeWeights,
+    alphas: Sequence[Tensor],
+    vector: Mapping[str, Tensor],
+) -> list[Tensor]:
+    """∂²L/∂α∂ω · vector by a central difference of displacement 0.01/‖vector‖ in ω."""
+    norm = torch.stack([v.square().sum() for v in vector.values()]).sum().sqrt()
+    step = FINITE_DIFFERENCE / norm
+    sides = []
+    for signed in (step, -step):
+        moved = {n: (p + signed * vector[n]).detach() for n, p in net.named_parameters()}
+        sides.append(torch.autograd.grad(_loss(net, moved, batch, make_weights()), alphas))
+    return [(plus - minus) / (2 * step) for plus, minus in zip(*sides, strict=True)]
+
+
+def _detached(weights: Weights) -> Weights:
+    return {name: w.detach() for name, w in weights.items()}

@@ -1,0 +1,146 @@
+"""The supernet: a skeleton filled with search cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from darts.skeleton import Place, StackedSkeleton, TwoInputSkeleton
+from darts.spaces.table import Space
+from darts.supernet.cell import SearchCell
+from darts.supernet.plan import Live
+
+
+def _with_auxiliary_skip(space: Space) -> Space:
+    """Every edge gets one more candidate, DARTS-'s auxiliary skip connection."""
+    return dataclasses.replace(
+        space,
+        cells={
+            name: dataclasses.replace(
+                cell, candidates=tuple((*row, "skip_connect") for row in cell.candidates)
+            )
+            for name, cell in space.cells.items()
+        },
+    )
+
+
+class Supernet(nn.Module):
+    """Called as ``net(images, weights)``; made by `build_supernet`.
+
+    ``drop_path``: probability of dropping an edge's output for a sample while training (R-DARTS).
+    ``auxiliary_weight``: weight of the auxiliary skip connections (DARTS-), a 0-d buffer.
+    Both are set from outside, as a method's schedule says.
+    """
+
+    auxiliary_weight: Tensor | None
+
+    def __init__(
+        self,
+        space: Space,
+        channels: int,
+        cells: int,
+        classes: int,
+        track: bool,
+        partial: int,
+        auxiliary_skip: bool,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.register_buffer("auxiliary_weight", torch.ones(()) if auxiliary_skip else None)
+        executed = _with_auxiliary_skip(space) if auxiliary_skip else space
+
+        def make_cell(place: Place) -> SearchCell:
+            return SearchCell(executed.cells[place.name], place, track, partial)
+
+        skeleton = StackedSkeleton if space.skeleton == "nb201" else TwoInputSkeleton
+        self.skeleton = skeleton(channels, cells, classes, make_cell)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(
+        self, images: Tensor, weights: Mapping[str, Tensor], live: Mapping[str, Live] | None = None
+    ) -> Tensor:
+        """Logits, [batch, classes].
+
+        ``images``: [batch, 3, height, width]. ``weights``: cell type → β, [edges, operations], of
+        the parameters' dtype; rows need not sum to one. ``live``: cell type → which candidates
+        are computed, from `live_operations`; the others must have a β of zero, and then outputs
+        and gradients of the weights are those without ``live``. Only the running statistics
+        of operations that are left out stay behind.
+        """
+        self.space.check(weights)
+        if self.auxiliary_weight is not None:
+            weights = {
+                name: torch.cat((w, self.auxiliary_weight.to(w).expand(len(w), 1)), dim=1)
+                for name, w in weights.items()
+            }
+            live = live and {n: tuple((*row, True) for row in rows) for n, rows in live.items()}
+        images = images.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.skeleton(images, weights, live)
+        return logits
+
+    def search_cells(self) -> dict[str, SearchCell]:
+        """The search cells by module name."""
+        return {n: m for n, m in self.named_modules() if isinstance(m, SearchCell)}
+
+    @property
+    def drop_path(self) -> float:
+        """Probability of dropping an edge's output for a sample."""
+        return next(iter(self.search_cells().values())).drop_path
+
+    @drop_path.setter
+    def drop_path(self, probability: float) -> None:
+        if not 0.0 <= probability < 1.0:
+            raise ValueError(f"drop_path={probability} must be in [0, 1)")
+        for cell in self.search_cells().values():
+            cell.drop_path = probability
+
+    def conventional_views(
+        self, of: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    ) -> dict[str, Tensor]:
+        """Names in a network of one module per operation → parts of this network's tensors.
+
+        Writing into the views loads the weights of a conventional supernet, operation k of edge e
+        being ``edges.E.K`` in its cell; ``of`` maps a parameter to what is viewed, such as its
+        gradient.
+        """
+        views: dict[str, Tensor] = {}
+        cells = self.search_cells()
+        for name, cell in cells.items():
+            views |= {f"{name}.{key}": view for key, view in cell.views(of).items()}
+        inside = tuple(f"{name}.sources." for name in cells)
+        for name, parameter in self.named_parameters():
+            if not name.startswith(inside):
+                views[name] = of(parameter)
+        for name, buffer in self.named_buffers():
+            if not name.startswith(inside) and not name.endswith("num_batches_tracked"):
+                views[name] = buffer
+        return views
+
+
+def build_supernet(
+    space: Space,
+    *,
+    channels: int,
+    cells: int,
+    classes: int,
+    track_statistics: bool = True,
+    partial: int = 1,
+    auxiliary_skip: bool = False,
+) -> Supernet:
+    """The supernet of ``space``.
+
+    ``channels``: C of the first stage. ``cells``: per stage for NAS-Bench-201 (N), in all for the
+    DARTS spaces. ``track_statistics``: keep running batch-norm statistics in the cells; without,
+    batch statistics are used in evaluation too. ``partial``: K, 1/K of a node's channels go
+    through the operations and the rest past them (PC-DARTS). ``auxiliary_skip``: add DARTS-'s
+    skip connection to every edge. Raises ValueError on a size below 1 and where K does not divide
+    the channels.
+    """
+    sizes = {"channels": channels, "cells": cells, "classes": classes, "partial": partial}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    return Supernet(space, channels, cells, classes, track_statistics, partial, auxiliary_skip)
