@@ -77,6 +77,11 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
+def noise_like(x: Tensor) -> Tensor:
+    """Standard normal noise of x's shape, drawn in the same order whatever x's memory format."""
+    return torch.randn(x.shape, dtype=x.dtype, device=x.device)
+
+
 class Noise(nn.Module):
     """Standard normal noise of the output's size, whatever the input (S4)."""
 
@@ -85,7 +90,7 @@ class Noise(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+        return noise_like(x[:, :, :: self.stride, :: self.stride])
 
 
 Factory = Callable[[int, int, bool, bool], nn.Module]

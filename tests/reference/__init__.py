@@ -1,0 +1,1 @@
+"""Slow, conventional versions of what the library does fast."""

@@ -1,0 +1,89 @@
+"""The supernet as it is usually written: one module per operation, a Python sum over modules.
+
+Its outputs and gradients define what the fast supernet must compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from darts.operations import OPERATIONS, FactorizedReduce, ReLUConvNorm
+from darts.skeleton import Place, StackedSkeleton, TwoInputSkeleton
+from darts.spaces import Cell, Space
+
+
+def _operation(name: str, channels: int, stride: int, track: bool, norm: bool) -> nn.Module:
+    module = OPERATIONS[name](channels, stride, False, track)
+    if norm and "pool" in name:
+        norm_layer = nn.BatchNorm2d(channels, affine=False, track_running_stats=track)
+        return nn.Sequential(module, norm_layer)
+    return module
+
+
+class ReferenceCell(nn.Module):
+    def __init__(self, cell: Cell, place: Place, track: bool) -> None:
+        super().__init__()
+        self.cell = cell
+        self.name = place.name
+        c = place.channels
+        self.preprocess = nn.ModuleList()
+        if cell.inputs == 2:
+            older, old = place.inputs
+            self.preprocess.append(
+                FactorizedReduce(older, c, False, track)
+                if place.after_reduction
+                else ReLUConvNorm(older, c, 1, 1, False, track)
+            )
+            self.preprocess.append(ReLUConvNorm(old, c, 1, 1, False, track))
+        self.edges = nn.ModuleList(
+            nn.ModuleList(
+                _operation(name, c, cell.stride(e), track, cell.normalize_pools)
+                for name in cell.candidates[e]
+            )
+            for e in range(len(cell.edges))
+        )
+
+    def forward(self, *args: object) -> Tensor:
+        *inputs, weights = args
+        assert isinstance(weights, Mapping)
+        beta: Tensor = weights[self.name]
+        nodes = dict(enumerate(inputs))
+        if self.preprocess:
+            nodes = {i: layer(nodes[i]) for i, layer in enumerate(self.preprocess)}
+        for node in self.cell.nodes:
+            nodes[node] = sum(
+                sum(
+                    w * operation(nodes[self.cell.edges[e][0]])
+                    for w, operation in zip(beta[e], self.edges[e], strict=True)  # type: ignore[arg-type]
+                )
+                for e in self.cell.incoming(node)
+            )
+        inner = [nodes[n] for n in self.cell.nodes]
+        assert all(isinstance(x, Tensor) for x in inner)
+        out = torch.cat(inner, dim=1) if self.cell.concatenate else inner[-1]  # type: ignore[arg-type]
+        assert isinstance(out, Tensor)
+        return out
+
+
+class ReferenceSupernet(nn.Module):
+    """Called as ``net(images, weights)``."""
+
+    def __init__(
+        self, space: Space, channels: int, cells: int, classes: int, track: bool = True
+    ) -> None:
+        super().__init__()
+
+        def make_cell(place: Place) -> ReferenceCell:
+            return ReferenceCell(space.cells[place.name], place, track)
+
+        skeleton = StackedSkeleton if space.skeleton == "nb201" else TwoInputSkeleton
+        self.skeleton = skeleton(channels, cells, classes, make_cell)
+
+    def forward(
+        self, images: Tensor, weights: Mapping[str, Tensor], live: None = None
+    ) -> Tensor:
+        logits: Tensor = self.skeleton(images, weights)
+        return logits
