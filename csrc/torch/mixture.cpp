@@ -1,0 +1,378 @@
+// The mixture operators: checks, output allocation, and the CPU passes over threads.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "../kernels/mixture.h"
+
+namespace snsoftmax {
+
+namespace {
+
+using at::Tensor;
+using at::TensorList;
+using BoolList = c10::List<bool>;
+
+// ---- checks that need no data: shapes may be symbolic ----
+
+void check_maps(const char* name, TensorList maps, const Tensor& like) {
+  for (const auto i : c10::irange(maps.size())) {
+    const Tensor& map = maps[i];
+    TORCH_CHECK_VALUE(map.dim() == 4, name, "[", i, "] must be [N, C, H, W], but has ", map.dim(),
+                      " dimensions");
+    TORCH_CHECK_TYPE(map.scalar_type() == like.scalar_type(), name, "[", i, "] is ",
+                     map.scalar_type(), ", but all maps must have one dtype, here ",
+                     like.scalar_type());
+    TORCH_CHECK_VALUE(map.device() == like.device(), name, "[", i, "] is on ", map.device(),
+                      ", but all maps must be on one device, here ", like.device());
+    TORCH_CHECK_VALUE(map.sym_sizes() == like.sym_sizes(), name, "[", i, "] has shape ",
+                      map.sym_sizes(), ", but all maps must have one shape, here ",
+                      like.sym_sizes());
+  }
+}
+
+at::ScalarType opmath(const Tensor& map) {
+  return map.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+void check_vector(const char* name, const Tensor& vector, const c10::SymInt& size,
+                  const Tensor& like) {
+  TORCH_CHECK_VALUE(vector.dim() == 1 && vector.sym_size(0) == size, name, " must have shape [",
+                    size, "], but has ", vector.sym_sizes());
+  TORCH_CHECK_TYPE(vector.scalar_type() == opmath(like), name, " must be ", opmath(like), " for ",
+                   like.scalar_type(), " maps, but is ", vector.scalar_type());
+  TORCH_CHECK_VALUE(vector.device() == like.device(), name, " is on ", vector.device(),
+                    ", but the maps are on ", like.device());
+}
+
+/// The first map, which the others must be like.
+const Tensor& check_inputs(TensorList normalized, TensorList plain, const Tensor& weights) {
+  const size_t maps = normalized.size() + plain.size();
+  TORCH_CHECK_VALUE(maps > 0, "mixture needs at least one map, but normalized and plain are empty");
+  TORCH_CHECK_VALUE(maps <= kMixtureMaps, "mixture takes at most ", kMixtureMaps,
+                    " maps, but normalized and plain have ", maps);
+  const Tensor& like = normalized.empty() ? plain[0] : normalized[0];
+  TORCH_CHECK_TYPE(like.scalar_type() == at::kFloat || like.scalar_type() == at::kDouble ||
+                       like.scalar_type() == at::kBFloat16,
+                   "mixture's maps must be float32, float64 or bfloat16, but are ",
+                   like.scalar_type());
+  check_maps("normalized", normalized, like);
+  check_maps("plain", plain, like);
+  check_vector("weights", weights, static_cast<int64_t>(maps), like);
+  return like;
+}
+
+const Tensor& check_forward(TensorList normalized, TensorList plain, const Tensor& weights,
+                            TensorList running_mean, TensorList running_var, bool training) {
+  const Tensor& like = check_inputs(normalized, plain, weights);
+  TORCH_CHECK_VALUE(running_mean.size() == running_var.size(), "running_mean has ",
+                    running_mean.size(), " tensors, but running_var has ", running_var.size());
+  TORCH_CHECK_VALUE(running_mean.empty() || running_mean.size() == normalized.size(),
+                    "running_mean must have one tensor for each of the ", normalized.size(),
+                    " normalized maps, but has ", running_mean.size());
+  TORCH_CHECK_VALUE(training || normalized.empty() || !running_mean.empty(),
+                    "training=False needs running_mean and running_var");
+  for (const auto k : c10::irange(running_mean.size())) {
+    check_vector("running_mean", running_mean[k], like.sym_size(1), like);
+    check_vector("running_var", running_var[k], like.sym_size(1), like);
+    TORCH_CHECK_VALUE(running_mean[k].is_contiguous() && running_var[k].is_contiguous(),
+                      "running_mean and running_var must be contiguous, but those of map ", k,
+                      " are not");
+  }
+  if (training && !normalized.empty()) {
+    const auto values = like.sym_size(0) * like.sym_size(2) * like.sym_size(3);
+    TORCH_CHECK_VALUE(values > 1, "batch statistics need more than one value a channel, but the ",
+                      "maps have shape ", like.sym_sizes());
+  }
+  return like;
+}
+
+void check_backward(const Tensor& grad, TensorList normalized, TensorList plain,
+                    const Tensor& weights, const Tensor& mean, const Tensor& rstd,
+                    TensorList grad_normalized, const BoolList& accumulate_normalized,
+                    TensorList grad_plain, const BoolList& accumulate_plain) {
+  const Tensor& like = check_inputs(normalized, plain, weights);
+  check_maps("grad", grad, like);
+  check_maps("grad_normalized", grad_normalized, like);
+  check_maps("grad_plain", grad_plain, like);
+  const auto one_each = [](const char* name, size_t given, size_t wanted) {
+    TORCH_CHECK_VALUE(given == 0 || given == wanted, name, " must be empty or have ", wanted,
+                      " entries, but has ", given);
+  };
+  one_each("grad_normalized", grad_normalized.size(), normalized.size());
+  one_each("accumulate_normalized", accumulate_normalized.size(), normalized.size());
+  one_each("grad_plain", grad_plain.size(), plain.size());
+  one_each("accumulate_plain", accumulate_plain.size(), plain.size());
+  for (const Tensor& statistic : {mean, rstd}) {
+    TORCH_CHECK_VALUE(
+        statistic.dim() == 2 && statistic.sym_size(0) == static_cast<int64_t>(normalized.size()) &&
+            statistic.sym_size(1) == like.sym_size(1) && statistic.scalar_type() == opmath(like),
+        "mean and rstd must be those that mixture returned");
+  }
+}
+
+// ---- maps as the kernels see them ----
+
+/// Elements between pixels, where channels are adjacent and pixels evenly spaced; else 0.
+int64_t pixel_stride(const Tensor& map) {
+  if (map.size(1) > 1 && map.stride(1) != 1) return 0;
+  int64_t stride = 0;
+  int64_t inner = 1;  // pixels inside the current dimension
+  for (const int64_t d : {3, 2, 0}) {
+    if (map.size(d) > 1) {
+      if (stride == 0) stride = map.stride(d);
+      if (map.stride(d) != stride * inner) return 0;
+    }
+    inner *= map.size(d);
+  }
+  if (stride == 0) return map.size(1);
+  return stride >= map.size(1) ? stride : 0;
+}
+
+/// Maps for reading; owns the copies of those that are not laid out as the kernels need.
+class Maps {
+ public:
+  MixtureMap read(const Tensor& map) {
+    int64_t stride = pixel_stride(map);
+    const Tensor* from = &map;
+    if (stride == 0) {
+      copies_.push_back(map.contiguous(at::MemoryFormat::ChannelsLast));
+      from = &copies_.back();
+      stride = map.size(1);
+    }
+    return {const_cast<void*>(from->const_data_ptr()), stride};
+  }
+
+ private:
+  std::vector<Tensor> copies_;
+};
+
+MixtureMap writable(const char* name, const Tensor& map) {
+  const int64_t stride = pixel_stride(map);
+  TORCH_CHECK_VALUE(stride != 0, name,
+                    " must be channels_last or a slice of its channels, but has ", "strides ",
+                    map.strides());
+  return {map.mutable_data_ptr(), stride};
+}
+
+MixtureArgs arguments(const Tensor& like, TensorList normalized, TensorList plain, Maps& maps) {
+  MixtureArgs args;
+  args.dtype = like.scalar_type() == at::kDouble     ? DType::kFloat64
+               : like.scalar_type() == at::kBFloat16 ? DType::kBFloat16
+                                                     : DType::kFloat32;
+  args.channels = like.size(1);
+  args.pixels = like.size(0) * like.size(2) * like.size(3);
+  args.normalized = static_cast<int>(normalized.size());
+  args.plain = static_cast<int>(plain.size());
+  MixtureMap* map = args.maps;
+  for (const Tensor& y : normalized) *map++ = maps.read(y);
+  for (const Tensor& x : plain) *map++ = maps.read(x);
+  return args;
+}
+
+MixtureRunning running_statistics(TensorList running_mean, TensorList running_var) {
+  MixtureRunning running;
+  for (const auto k : c10::irange(running_mean.size())) {
+    running.mean[k] = running_mean[k].mutable_data_ptr();
+    running.var[k] = running_var[k].mutable_data_ptr();
+  }
+  return running;
+}
+
+MixtureGradients gradient_maps(TensorList grad_normalized, const BoolList& accumulate_normalized,
+                               TensorList grad_plain, const BoolList& accumulate_plain,
+                               size_t normalized) {
+  MixtureGradients gradients;
+  const auto add = [&](const char* name, TensorList grads, const BoolList& accumulate,
+                       size_t first) {
+    for (const auto i : c10::irange(grads.size())) {
+      gradients.maps[first + i] = writable(name, grads[i]);
+      if (!accumulate.empty() && accumulate[i]) gradients.accumulate |= uint64_t{1} << (first + i);
+    }
+  };
+  add("grad_normalized", grad_normalized, accumulate_normalized, 0);
+  add("grad_plain", grad_plain, accumulate_plain, normalized);
+  return gradients;
+}
+
+// ---- CPU ----
+
+/// Pixels split evenly over the threads that are worth waking, in chunks of their own.
+class Chunks {
+ public:
+  explicit Chunks(const MixtureArgs& args) {
+    constexpr int64_t kWorthAThread = 16384;  // elements read
+    const int64_t work = args.pixels * args.channels * (args.normalized + args.plain);
+    const int64_t count = std::clamp<int64_t>(work / kWorthAThread, 1, at::get_num_threads());
+    for (int64_t i = 0; i <= count; ++i) bounds_.push_back(args.pixels * i / count);
+  }
+
+  int64_t count() const { return static_cast<int64_t>(bounds_.size()) - 1; }
+  const int64_t* bounds() const { return bounds_.data(); }
+
+  /// f(chunk, first pixel, last pixel + 1)
+  template <class F>
+  void parallel(const F& f) const {
+    at::parallel_for(0, count(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) f(i, bounds_[i], bounds_[i + 1]);
+    });
+  }
+
+ private:
+  std::vector<int64_t> bounds_;
+};
+
+std::tuple<Tensor, Tensor, Tensor> forward_cpu(TensorList normalized, TensorList plain,
+                                               const Tensor& weights, TensorList running_mean,
+                                               TensorList running_var, bool training,
+                                               double momentum, double eps,
+                                               const std::optional<Tensor>& rectified) {
+  const Tensor& like =
+      check_forward(normalized, plain, weights, running_mean, running_var, training);
+  if (rectified.has_value()) check_maps("rectified", *rectified, like);
+  Maps maps;
+  const MixtureArgs args = arguments(like, normalized, plain, maps);
+  const auto running = running_statistics(running_mean, running_var);
+  const Tensor w = weights.contiguous();
+  Tensor out = at::empty(like.sizes(), like.options(), at::MemoryFormat::ChannelsLast);
+  Tensor mean = at::empty({args.normalized, args.channels}, like.options().dtype(opmath(like)));
+  Tensor rstd = at::empty_like(mean);
+
+  const Chunks chunks(args);
+  if (!training) {
+    mixture_running_statistics_cpu(args, running, eps, mean.mutable_data_ptr(),
+                                   rstd.mutable_data_ptr());
+  } else if (args.normalized > 0) {
+    const int64_t size = 2 * args.normalized * args.channels;
+    std::vector<double> partials(static_cast<size_t>(chunks.count() * size));
+    chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
+      mixture_statistics_cpu(args, partials.data() + i * size, begin, end);
+    });
+    mixture_merge_statistics_cpu(args, partials.data(), chunks.bounds(), chunks.count(), eps,
+                                 momentum, running, mean.mutable_data_ptr(),
+                                 rstd.mutable_data_ptr());
+  }
+  const MixtureMap to = writable("out", out);
+  const MixtureMap also = rectified.has_value() ? writable("rectified", *rectified) : MixtureMap{};
+  chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
+    mixture_combine_cpu(args, w.const_data_ptr(), mean.const_data_ptr(), rstd.const_data_ptr(), to,
+                        also, begin, end);
+  });
+  return {std::move(out), std::move(mean), std::move(rstd)};
+}
+
+Tensor backward_cpu(const Tensor& grad, TensorList normalized, TensorList plain,
+                    const Tensor& weights, const Tensor& mean, const Tensor& rstd,
+                    TensorList grad_normalized, const BoolList& accumulate_normalized,
+                    TensorList grad_plain, const BoolList& accumulate_plain, bool need_grad_weights,
+                    bool training) {
+  check_backward(grad, normalized, plain, weights, mean, rstd, grad_normalized,
+                 accumulate_normalized, grad_plain, accumulate_plain);
+  Maps maps;
+  const MixtureArgs args = arguments(grad, normalized, plain, maps);
+  const auto gradients = gradient_maps(grad_normalized, accumulate_normalized, grad_plain,
+                                       accumulate_plain, normalized.size());
+  const MixtureMap g = maps.read(grad);
+  const Tensor w = weights.contiguous();
+  const Tensor mean_c = mean.contiguous();
+  const Tensor rstd_c = rstd.contiguous();
+  Tensor grad_weights =
+      at::empty({need_grad_weights ? args.normalized + args.plain : 0}, weights.options());
+
+  const Chunks chunks(args);
+  const int64_t size = (1 + args.normalized + args.plain) * args.channels;
+  std::vector<double> partials;
+  const bool needs_sums = training && !grad_normalized.empty();
+  if (needs_sums || need_grad_weights) {
+    partials.resize(static_cast<size_t>(chunks.count() * size));
+    chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
+      mixture_reduce_cpu(args, mean_c.const_data_ptr(), g, need_grad_weights,
+                         partials.data() + i * size, begin, end);
+    });
+    mixture_merge_sums_cpu(args, partials.data(), chunks.count(), rstd_c.const_data_ptr(),
+                           need_grad_weights ? grad_weights.mutable_data_ptr() : nullptr);
+  }
+  if (!grad_normalized.empty() || !grad_plain.empty()) {
+    chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
+      mixture_write_cpu(args, w.const_data_ptr(), mean_c.const_data_ptr(), rstd_c.const_data_ptr(),
+                        training ? partials.data() : nullptr, g, gradients, begin, end);
+    });
+  }
+  return grad_weights;
+}
+
+// ---- fake tensors ----
+
+std::tuple<Tensor, Tensor, Tensor> forward_meta(TensorList normalized, TensorList plain,
+                                                const Tensor& weights, TensorList running_mean,
+                                                TensorList running_var, bool training, double,
+                                                double, const std::optional<Tensor>& rectified) {
+  const Tensor& like =
+      check_forward(normalized, plain, weights, running_mean, running_var, training);
+  if (rectified.has_value()) check_maps("rectified", *rectified, like);
+  const auto options = like.options();
+  Tensor mean = at::empty_symint({static_cast<int64_t>(normalized.size()), like.sym_size(1)},
+                                 options.dtype(opmath(like)));
+  Tensor rstd = at::empty_like(mean);
+  return {at::empty_symint(like.sym_sizes(), options, at::MemoryFormat::ChannelsLast),
+          std::move(mean), std::move(rstd)};
+}
+
+Tensor backward_meta(const Tensor& grad, TensorList normalized, TensorList plain,
+                     const Tensor& weights, const Tensor& mean, const Tensor& rstd,
+                     TensorList grad_normalized, const BoolList& accumulate_normalized,
+                     TensorList grad_plain, const BoolList& accumulate_plain,
+                     bool need_grad_weights, bool) {
+  check_backward(grad, normalized, plain, weights, mean, rstd, grad_normalized,
+                 accumulate_normalized, grad_plain, accumulate_plain);
+  const size_t maps = need_grad_weights ? normalized.size() + plain.size() : 0;
+  return at::empty({static_cast<int64_t>(maps)}, weights.options());
+}
+
+// ---- `mixture` is `mixture_forward` with a gradient, which mixture_autograd.cpp adds ----
+
+template <auto kForward>
+std::tuple<Tensor, Tensor, Tensor> differentiable(TensorList normalized, TensorList plain,
+                                                  const Tensor& weights, TensorList running_mean,
+                                                  TensorList running_var, bool training,
+                                                  double momentum, double eps) {
+  return kForward(normalized, plain, weights, running_mean, running_var, training, momentum, eps,
+                  std::nullopt);
+}
+
+TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
+  m.def(
+      "mixture(Tensor[] normalized, Tensor[] plain, Tensor weights, Tensor(a!)[] running_mean, "
+      "Tensor(b!)[] running_var, bool training, float momentum, float eps) "
+      "-> (Tensor out, Tensor mean, Tensor rstd)");
+  m.def(
+      "mixture_forward(Tensor[] normalized, Tensor[] plain, Tensor weights, "
+      "Tensor(a!)[] running_mean, Tensor(b!)[] running_var, bool training, float momentum, "
+      "float eps, Tensor(c!)? rectified=None) -> (Tensor out, Tensor mean, Tensor rstd)");
+  m.def(
+      "mixture_backward(Tensor grad, Tensor[] normalized, Tensor[] plain, Tensor weights, "
+      "Tensor mean, Tensor rstd, Tensor(a!)[] grad_normalized, bool[] accumulate_normalized, "
+      "Tensor(b!)[] grad_plain, bool[] accumulate_plain, bool need_grad_weights, bool training) "
+      "-> Tensor grad_weights");
+}
+
+TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {
+  m.impl("mixture", differentiable<forward_cpu>);
+  m.impl("mixture_forward", forward_cpu);
+  m.impl("mixture_backward", backward_cpu);
+}
+
+TORCH_LIBRARY_IMPL(snsoftmax, Meta, m) {
+  m.impl("mixture", differentiable<forward_meta>);
+  m.impl("mixture_forward", forward_meta);
+  m.impl("mixture_backward", backward_meta);
+}
+
+}  // namespace
+}  // namespace snsoftmax
