@@ -28,15 +28,15 @@ const char* capability_name(Capability capability);
   namespace avx512 {                          \
   __VA_ARGS__;                                \
   }
-#define SNSOFTMAX_DISPATCH(function, ...)     \
-  switch (::snsoftmax::cpu_capability()) {    \
-    case ::snsoftmax::Capability::kAVX512:    \
-      return avx512::function(__VA_ARGS__);   \
-    case ::snsoftmax::Capability::kAVX2:      \
-      return avx2::function(__VA_ARGS__);     \
-    case ::snsoftmax::Capability::kPlain:     \
-      break;                                  \
-  }                                           \
+#define SNSOFTMAX_DISPATCH(function, ...)   \
+  switch (::snsoftmax::cpu_capability()) {  \
+    case ::snsoftmax::Capability::kAVX512:  \
+      return avx512::function(__VA_ARGS__); \
+    case ::snsoftmax::Capability::kAVX2:    \
+      return avx2::function(__VA_ARGS__);   \
+    case ::snsoftmax::Capability::kPlain:   \
+      break;                                \
+  }                                         \
   return plain::function(__VA_ARGS__)
 #else
 #define SNSOFTMAX_DECLARE_PER_CAPABILITY(...) \

@@ -59,11 +59,6 @@ constexpr int kLanes = kVectorBytes / sizeof(typename Op<T>::scalar);
 
 SNSOFTMAX_INLINE VecF select(VecI mask, VecF a, VecF b) { return mask ? a : b; }
 SNSOFTMAX_INLINE VecD select(VecL mask, VecD a, VecD b) { return mask ? a : b; }
-SNSOFTMAX_INLINE VecF broadcast(float x) { return x - VecF{}; }
-SNSOFTMAX_INLINE VecD broadcast(double x) { return x - VecD{}; }
-/// The larger of two; where either is NaN, b.
-SNSOFTMAX_INLINE VecF max(VecF a, VecF b) { return select(a > b, a, b); }
-SNSOFTMAX_INLINE VecD max(VecD a, VecD b) { return select(a > b, a, b); }
 
 // ---- loads and stores, any alignment, converting to and from opmath ----
 
@@ -157,61 +152,67 @@ SNSOFTMAX_INLINE void store_first(T* p, int64_t n, typename Op<T>::vector v) {
   std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
 }
 
+/// Lane i takes lane i ^ distance: log2(lanes) of these reduce a vector.
+SNSOFTMAX_INLINE VecF swap_lanes(VecF v, int distance) {
+  VecI lane;
+  for (int i = 0; i < kVectorBytes / 4; ++i) lane[i] = i ^ distance;
+  return __builtin_shuffle(v, lane);
+}
+SNSOFTMAX_INLINE VecD swap_lanes(VecD v, int distance) {
+  VecL lane;
+  for (int i = 0; i < kVectorBytes / 8; ++i) lane[i] = i ^ distance;
+  return __builtin_shuffle(v, lane);
+}
 template <class V>
 SNSOFTMAX_INLINE auto sum(V v) {
-  auto total = v[0];
-  for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) total += v[i];
-  return total;
+#pragma GCC unroll 4
+  for (int d = sizeof(V) / sizeof(v[0]) / 2; d > 0; d /= 2) v += swap_lanes(v, d);
+  return v[0];
 }
+/// The largest lane; NaN is for the caller to find in the sum that follows.
 template <class V>
 SNSOFTMAX_INLINE auto highest(V v) {
-  auto top = v[0];
-  for (size_t i = 1; i < sizeof(V) / sizeof(v[0]); ++i) top = v[i] > top ? v[i] : top;
-  return top;
+#pragma GCC unroll 4
+  for (int d = sizeof(V) / sizeof(v[0]) / 2; d > 0; d /= 2) {
+    const V other = swap_lanes(v, d);
+    v = v < other ? other : v;
+  }
+  return v[0];
 }
 
-// ---- exp of a number that is not positive; zero below the smallest normal result ----
+// ---- 2^z for z <= 0; an exact zero where the result would be denormal ----
 
-/// Below this, exp is an exact zero.
-constexpr float kExpFloor(float) { return -87.3f; }
-constexpr double kExpFloor(double) { return -708.3; }
-
-SNSOFTMAX_INLINE VecF exp_nonpositive(VecF x) {
-  const VecF shifted = x * 1.44269504088896341f + 12582912.0f;  // integer in the low mantissa bits
-  const VecF n = shifted - 12582912.0f;
-  VecF r = n * -0.693359375f + x;
-  r = n * 2.12194440e-4f + r;
-  VecF y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * (r * r) + (r + 1.0f);
+SNSOFTMAX_INLINE VecF exp2_nonpositive(VecF z) {
+  const VecF shifted = z + 12582912.0f;  // the nearest integer, in the low mantissa bits
+  const VecF r = z - (shifted - 12582912.0f);
+  VecF y = r * 1.545316295e-4f + 1.339086336e-3f;  // minimax on [-1/2, 1/2]: 5e-9
+  y = y * r + 9.618082557e-3f;
+  y = y * r + 5.550357114e-2f;
+  y = y * r + 2.402265076e-1f;
+  y = y * r + 6.931471880e-1f;
+  y = y * r + 1.0f;
   // A product, not an addition to the exponent's bits: a NaN must stay one.
-  const VecU two_n = (reinterpret_cast<VecU>(shifted) + 127u) << 23;
-  return select(x < kExpFloor(0.0f), VecF{}, y * reinterpret_cast<VecF>(two_n));
+  const VecU power = (reinterpret_cast<VecU>(shifted) + 127u) << 23;
+  return select(z < -126.0f, VecF{}, y * reinterpret_cast<VecF>(power));
 }
 
-SNSOFTMAX_INLINE VecD exp_nonpositive(VecD x) {
-  const VecD shifted = x * 1.4426950408889634074 + 6755399441055744.0;
-  const VecD n = shifted - 6755399441055744.0;
-  VecD r = n * -6.93145751953125e-1 + x;
-  r = n * -1.42860682030941723212e-6 + r;
-  // Taylor to r^13: below 1e-17 for |r| <= ln(2)/2.
-  VecD y = r * (1.0 / 6227020800.0) + (1.0 / 479001600.0);
-  y = y * r + (1.0 / 39916800.0);
-  y = y * r + (1.0 / 3628800.0);
-  y = y * r + (1.0 / 362880.0);
-  y = y * r + (1.0 / 40320.0);
-  y = y * r + (1.0 / 5040.0);
-  y = y * r + (1.0 / 720.0);
-  y = y * r + (1.0 / 120.0);
-  y = y * r + (1.0 / 24.0);
-  y = y * r + (1.0 / 6.0);
-  y = y * r + 0.5;
-  y = y * (r * r) + (r + 1.0);
-  const VecL two_n = (reinterpret_cast<VecL>(shifted) + 1023) << 52;
-  return select(x < kExpFloor(0.0), VecD{}, y * reinterpret_cast<VecD>(two_n));
+SNSOFTMAX_INLINE VecD exp2_nonpositive(VecD z) {
+  const VecD shifted = z + 6755399441055744.0;
+  const VecD r = z - (shifted - 6755399441055744.0);
+  VecD y = r * 2.57293241773623042e-11 + 4.45581790833606449e-10;  // minimax: 1e-19
+  y = y * r + 7.05489730415549928e-9;
+  y = y * r + 1.01780570877339411e-7;
+  y = y * r + 1.32154868087055628e-6;
+  y = y * r + 1.52527338415567726e-5;
+  y = y * r + 1.54035303933707334e-4;
+  y = y * r + 1.33335581464064707e-3;
+  y = y * r + 9.61812910762847949e-3;
+  y = y * r + 5.5504108664821627e-2;
+  y = y * r + 2.40226506959100712e-1;
+  y = y * r + 6.93147180559945309e-1;
+  y = y * r + 1.0;
+  const VecL power = (reinterpret_cast<VecL>(shifted) + 1023) << 52;
+  return select(z < -1022.0, VecD{}, y * reinterpret_cast<VecD>(power));
 }
 
 }  // namespace SNSOFTMAX_CAPABILITY

@@ -1,0 +1,132 @@
+"""Builds the extension: csrc/kernels (free of PyTorch) and csrc/torch (its bindings).
+
+The CUDA part is built whenever nvcc is found and this PyTorch is a CUDA build, whether or not a GPU
+is present; SNSOFTMAX_CUDA=0 or 1 forces it off or on, TORCH_CUDA_ARCH_LIST overrides the architectures.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from setuptools import setup
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).resolve().parent
+KERNELS = Path("csrc/kernels")
+CUDA_ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+CAPABILITIES: dict[str, list[str]] = {"plain": ["-DSNSOFTMAX_DEFINE_DISPATCH"]}
+if platform.machine() in ("x86_64", "AMD64"):
+    CAPABILITIES["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    CAPABILITIES["avx512"] = [
+        *CAPABILITIES["avx2"],
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"),
+    ]
+
+
+def kernel_sources() -> list[Path]:
+    lines = (ROOT / "csrc/sources.txt").read_text().splitlines()
+    return [KERNELS / line for line in lines if line and not line.startswith("#")]
+
+
+def nvcc_version() -> str | None:
+    """The release of nvcc, or None where there is none."""
+    home = os.environ.get("CUDA_HOME") or cpp_extension.CUDA_HOME
+    nvcc = shutil.which("nvcc") or (shutil.which(f"{home}/bin/nvcc") if home else None)
+    if nvcc is None:
+        return None
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"release (\d+\.\d+)", text)
+    return match.group(1) if match else None
+
+
+def with_cuda() -> bool:
+    asked = os.environ.get("SNSOFTMAX_CUDA", "")
+    if asked not in ("", "0", "1"):
+        sys.exit(f"SNSOFTMAX_CUDA must be 0 or 1, got {asked!r}.")
+    if asked == "0":
+        return False
+    nvcc, wanted = nvcc_version(), torch.version.cuda
+    problem = None
+    if wanted is None:
+        problem = f"this PyTorch ({torch.__version__}) is built without CUDA"
+    elif nvcc is None:
+        problem = "no nvcc was found (put it on PATH or set CUDA_HOME)"
+    elif nvcc.split(".")[0] != wanted.split(".")[0]:
+        problem = f"nvcc is {nvcc} but this PyTorch was built with CUDA {wanted}"
+    if problem is None:
+        return True
+    if asked == "1":
+        sys.exit(f"SNSOFTMAX_CUDA=1 cannot be met: {problem}.")
+    print(f"Building without CUDA: {problem}.")
+    return False
+
+
+class BuildExt(cpp_extension.BuildExtension):
+    """Compiles each *_cpu.cpp once per CPU capability before the rest is built and linked."""
+
+    def build_extensions(self) -> None:
+        compiler = os.environ.get("CXX", "c++")
+        headers = max(h.stat().st_mtime for h in (ROOT / KERNELS).glob("*.h"))
+        jobs, objects = [], []
+        for source in kernel_sources():
+            if source.suffix != ".cpp":
+                continue
+            per_capability = source.stem.endswith("_cpu")
+            for capability, flags in CAPABILITIES.items() if per_capability else [("", [])]:
+                target = Path(self.build_temp) / f"{source.stem}.{capability or 'all'}.o"
+                objects.append(str(target))
+                if target.exists() and target.stat().st_mtime > max(
+                    headers, source.stat().st_mtime, Path(__file__).stat().st_mtime
+                ):
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                command = [compiler, "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden"]
+                command += [*WARNINGS, "-Wno-psabi", "-Wno-maybe-uninitialized", *flags]
+                if capability:
+                    command.append(f"-DSNSOFTMAX_CAPABILITY={capability}")
+                jobs.append([*command, "-c", str(source), "-o", str(target)])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for command, result in zip(
+                jobs, pool.map(lambda c: subprocess.run(c, check=False), jobs), strict=True
+            ):
+                if result.returncode:
+                    sys.exit(f"Compilation failed: {' '.join(command)}")
+        for extension in self.extensions:
+            extension.extra_objects = objects
+        super().build_extensions()
+
+
+def extension() -> object:
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert version is not None
+    macros = [("SNSOFTMAX_VERSION", f'"{version.group(1)}"')]
+    sources = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc/torch").glob("*.cpp"))]
+    flags = {"cxx": ["-O3", "-fvisibility=hidden", "-Wall"]}
+    if not with_cuda():
+        return cpp_extension.CppExtension(
+            "snsoftmax._C", sources, define_macros=macros, extra_compile_args=flags
+        )
+    architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    macros += [
+        ("SNSOFTMAX_WITH_CUDA", None),
+        ("SNSOFTMAX_CUDA_VERSION", f'"{nvcc_version()}"'),
+        ("SNSOFTMAX_CUDA_ARCHITECTURES", f'"{architectures}"'),
+    ]
+    flags["nvcc"] = ["-O3", "-Werror", "all-warnings", "-Xptxas", "-warn-spills"]
+    sources += [str(s) for s in kernel_sources() if s.suffix == ".cu"]
+    return cpp_extension.CUDAExtension(
+        "snsoftmax._C", sources, define_macros=macros, extra_compile_args=flags
+    )
+
+
+os.chdir(ROOT)
+setup(ext_modules=[extension()], cmdclass={"build_ext": BuildExt})
