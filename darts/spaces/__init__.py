@@ -1,5 +1,6 @@
 """Search spaces as data."""
 
+from darts.errors import UserError
 from darts.spaces.nasnet import DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4
 from darts.spaces.nb201 import NB201
 from darts.spaces.table import Cell, Space
@@ -22,8 +23,8 @@ __all__ = [
 
 
 def get_space(name: str) -> Space:
-    """The space called ``name``; ValueError lists the names there are."""
+    """The space called ``name``; UserError lists the names there are."""
     try:
         return SPACES[name]
     except KeyError:
-        raise ValueError(f"space={name!r} is unknown; choose from {', '.join(SPACES)}") from None
+        raise UserError(f"space={name!r} is unknown; choose from {', '.join(SPACES)}") from None

@@ -1,0 +1,5 @@
+"""`python -m darts`."""
+
+from darts.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""The command line: `python -m darts COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+import darts.commands
+from darts.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit status (2 when something the user gave is wrong)."""
+    parser = argparse.ArgumentParser(
+        prog="darts", description="Differentiable architecture search on one fast supernet."
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in pkgutil.iter_modules(darts.commands.__path__):
+        command = importlib.import_module(f"darts.commands.{module.name}")
+        summary, _, detail = (command.__doc__ or "").partition("\n")
+        sub = subparsers.add_parser(
+            module.name,
+            help=summary,
+            description=summary + detail,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    chosen = parser.parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,326 @@
+"""What a search method is: DARTS's own behaviour at four seams, each of which a method may replace.
+
+=========  =====================================  ================================================
+seam       decides                                hooks, in the order in which they are called
+=========  =====================================  ================================================
+weights    α → β, sampling, edge weights          normalize, probabilities, weights,
+                                                  training_weights
+arch step  how α moves                            arch_objective, arch_gradients, arch_update
+supernet   what is executed                       supernet_options, prepare
+epoch      schedules, decisions, the selection    begin_epoch, end_epoch, scores, select
+=========  =====================================  ================================================
+
+A method is a class in a file of this package, decorated with `register`. Hooks are cooperative:
+one that adds to another calls `super()`, so that methods combine by multiple inheritance. All
+draws come from `self.generator`; what changes during a search is named in `kept` and thus saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from darts.config import ConfigError, SearchConfig, build, nearest
+from darts.step import frozen
+from snsoftmax import sn_softmax
+
+if TYPE_CHECKING:
+    from darts.data import Batch
+    from darts.genotype import Genotype
+    from darts.spaces import Space
+    from darts.supernet import Supernet
+
+Weights = dict[str, Tensor]
+"""β: cell type → [edges, operations], float32."""
+
+
+class Loss(Protocol):
+    """Cross-entropy of the supernet on one batch as a function of β."""
+
+    def __call__(self, weights: Weights, *, skip: bool = False) -> Tensor:
+        """The loss, differentiable in β and ω.
+
+        `skip` leaves out operations whose β is exactly 0: the same loss and gradient of ω, and a
+        gradient of 0 for those entries of β.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of the bilevel loop has at hand."""
+
+    net: Supernet
+    weight_batch: Batch
+    arch_batch: Batch
+    weight_loss: Loss
+    """Loss on `weight_batch`; differentiable in β and in ω."""
+    arch_loss: Loss
+    """Loss on `arch_batch`; differentiable in β."""
+    optimizer: torch.optim.Optimizer
+    """SGD of ω."""
+
+
+class Trainer(Protocol):
+    """What the search offers to decisions between epochs."""
+
+    net: Supernet
+
+    def accuracy(self, weights: Weights) -> float:
+        """Accuracy in percent of the supernet with β = weights on the arch half, unaugmented."""
+        ...
+
+    def validation_loss(self, weights: Weights) -> Tensor:
+        """Loss of the supernet on one fixed, unaugmented batch of the arch half."""
+        ...
+
+
+class Method:
+    """First-order DARTS with ordinary softmax, from which every seam starts."""
+
+    name: ClassVar[str]
+    """Name on the command line."""
+    summary: ClassVar[str]
+    """One line for `python -m darts methods`."""
+    single_level: ClassVar[bool] = False
+    """Whether ω and α learn from the same batches of all training images (no split)."""
+    kept: ClassVar[tuple[str, ...]] = ("epoch", "finished", "temperature")
+    """Attributes that a checkpoint stores, besides α, its optimiser and the generator."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """The method's own settings."""
+
+    options: Options
+
+    @classmethod
+    def published(cls, space: Space) -> dict[str, Any]:
+        """Published settings that differ from the defaults, as {"group.name": value}."""
+        return {"recipe": "autodl"}
+
+    def __init__(self, space: Space, config: SearchConfig) -> None:
+        self.space = space
+        self.config = config
+        self.options = build(type(self).Options, config.options, "options")
+        self.device = torch.device(config.device)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.temperature = torch.ones((), device=self.device)
+        self.epoch = 0
+        self.finished = False
+        self.logits = self.initial_logits()
+        self.optimizer = self.make_optimizer()
+        self._norms: list[Tensor] = []
+
+    # ------------------------------------------------------------------ weights
+
+    def initial_logits(self) -> Weights:
+        """α before the search: N(0, initial_scale²), a leaf [edges, operations] per cell type."""
+        # Drawn on the CPU, so that one seed is one start on every device.
+        source = torch.Generator().manual_seed(self.config.seed)
+        scale = self.config.arch.initial_scale
+        return {
+            name: (scale * torch.randn(cell.shape, generator=source))
+            .to(self.device)
+            .requires_grad_()
+            for name, cell in self.space.cells.items()
+        }
+
+    def normalize(self, cell: str, logits: Tensor) -> Tensor:
+        """β of one cell type from its α: softmax(α/t) over each edge's operations (Eq. 3)."""
+        return sn_softmax(logits, self.temperature, scale=None)
+
+    def probabilities(self) -> Weights:
+        """Each edge's distribution over its operations, without sampling; differentiable in α."""
+        return {cell: self.normalize(cell, logits) for cell, logits in self.logits.items()}
+
+    def weights(self) -> Weights:
+        """What the supernet mixes with; differentiable in α, drawn anew at each call if sampled."""
+        return self.probabilities()
+
+    def training_weights(self, step: Step) -> Weights:
+        """What the weight step mixes with; no gradient flows to α."""
+        with torch.no_grad():
+            return self.weights()
+
+    # ---------------------------------------------------------------- arch step
+
+    def parameters(self) -> list[Tensor]:
+        """Every tensor that the arch step moves."""
+        return list(self.logits.values())
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Adam with the configuration's settings."""
+        arch = self.config.arch
+        return torch.optim.Adam(
+            self.parameters(),
+            lr=arch.learning_rate,
+            betas=(arch.beta1, arch.beta2),
+            weight_decay=arch.weight_decay,
+        )
+
+    def arch_objective(self, loss: Loss) -> Tensor:
+        """What the arch step lowers: the loss on the arch batch, plus a method's penalty."""
+        return loss(self.weights())
+
+    def arch_gradients(self, step: Step) -> list[Tensor]:
+        """Gradient of the objective, one tensor for each of `parameters()`."""
+        with frozen(step.net):
+            objective = self.arch_objective(step.arch_loss)
+            return list(torch.autograd.grad(objective, self.parameters()))
+
+    def arch_update(self, gradients: list[Tensor]) -> None:
+        """Move α along `gradients`, which have been clipped already."""
+        for parameter, gradient in zip(self.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+
+    def arch_step(self, step: Step) -> None:
+        """One move of α: gradients, clipping by global norm, update."""
+        gradients = self.arch_gradients(step)
+        self._norms.append(torch.cat([g.norm(dim=-1) for g in gradients[: len(self.logits)]]))
+        if self.config.arch.clip:
+            norm = torch.nn.utils.get_total_norm(gradients)
+            factor = (self.config.arch.clip / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [gradient * factor for gradient in gradients]
+        self.arch_update(gradients)
+
+    # ----------------------------------------------------------------- supernet
+
+    def supernet_options(self) -> dict[str, Any]:
+        """Arguments for `build_supernet` beyond the configuration's."""
+        return {}
+
+    def prepare(self, net: Supernet) -> None:
+        """Adjust the supernet at the start of an epoch."""
+
+    # -------------------------------------------------------------------- epoch
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole search, decisions after the training included."""
+        return self.config.epochs
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what the schedules say for `epoch` (from 0)."""
+        self.epoch = epoch
+
+    def end_epoch(self, trainer: Trainer) -> None:
+        """Decide something after an epoch; `self.finished = True` ends the search."""
+
+    def learning_rate(self, time: float) -> float:
+        """Learning rate of ω after `time` epochs: a cosine over the configured epochs."""
+        w = self.config.weights
+        done = min(time / self.config.epochs, 1.0)
+        swing = (1 + math.cos(math.pi * done)) / 2
+        return w.final_learning_rate + (w.learning_rate - w.final_learning_rate) * swing
+
+    @property
+    def alpha_moves(self) -> bool:
+        """Whether this epoch has arch steps."""
+        return self.epoch >= self.config.arch.warmup
+
+    def scores(self) -> Weights:
+        """What the strongest operation (and edge) is selected by (Eq. 2)."""
+        with torch.no_grad():
+            return self.probabilities()
+
+    def select(self, trainer: Trainer) -> Genotype:
+        """The architecture found, after the last epoch."""
+        return self.space.derive(self.scores())
+
+    # -------------------------------------------------------------------- state
+
+    @torch.no_grad()
+    def entropies(self) -> Weights:
+        """H(β) of every edge in nats, [edges] per cell type (the sum's terms in Eq. 13)."""
+        return {cell: entropy(p) for cell, p in self.probabilities().items()}
+
+    def gradient_norms(self) -> dict[str, list[float]]:
+        """Mean L2 norm of the objective's α-gradient for each edge since the last call."""
+        if not self._norms:
+            return {}
+        sizes = [len(a) for a in self.logits.values()]
+        mean = torch.split(torch.stack(self._norms).mean(0), sizes)
+        self._norms = []
+        return {cell: norms.tolist() for cell, norms in zip(self.logits, mean, strict=True)}
+
+    def set_temperature(self, value: float) -> None:
+        """Change t in place, so that a captured graph sees it."""
+        self.temperature.fill_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed search needs."""
+        return {
+            "parameters": [p.detach().clone() for p in self.parameters()],
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "kept": {name: _plain(getattr(self, name)) for name in self._kept()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`'s result."""
+        with torch.no_grad():
+            for parameter, saved in zip(self.parameters(), state["parameters"], strict=True):
+                parameter.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        for name, value in state["kept"].items():
+            current = getattr(self, name)
+            if isinstance(current, Tensor):
+                current.copy_(value)
+            elif dataclasses.is_dataclass(current):
+                make = cast(Callable[..., Any], type(current))
+                setattr(self, name, make(*value))
+            else:
+                setattr(self, name, value)
+
+    def _kept(self) -> list[str]:
+        return [name for cls in type(self).__mro__ for name in cls.__dict__.get("kept", ())]
+
+
+def _plain(value: Any) -> Any:
+    """What a checkpoint can hold: dataclasses become tuples."""
+    return dataclasses.astuple(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of each row in nats; rows are normalised first, 0·log 0 = 0."""
+    p = probabilities / probabilities.sum(-1, keepdim=True)
+    return -torch.xlogy(p, p).sum(-1)
+
+
+def one_hot(indices: Tensor, like: Tensor) -> Tensor:
+    """Rows that are 1 at `indices` and exactly 0 elsewhere, in the shape and dtype of `like`."""
+    return torch.zeros_like(like).scatter_(-1, indices.unsqueeze(-1), 1.0)
+
+
+METHODS: dict[str, type[Method]] = {}
+"""Every registered method by name."""
+
+M = TypeVar("M", bound=type[Method])
+
+
+def register(name: str, summary: str) -> Callable[[M], M]:
+    """Enter a method into the registry under its command-line name."""
+
+    def enter(method: M) -> M:
+        if name in METHODS:
+            raise ValueError(f"method name {name!r} is taken by {METHODS[name].__module__}")
+        method.name, method.summary = name, summary
+        METHODS[name] = method
+        return method
+
+    return enter
+
+
+def get_method(name: str) -> type[Method]:
+    """The method class called `name`; ConfigError names the nearest one."""
+    if name not in METHODS:
+        raise ConfigError(f"method {name!r} is unknown{nearest(name, METHODS)}")
+    return METHODS[name]

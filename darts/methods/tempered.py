@@ -1,0 +1,63 @@
+"""A temperature that changes between epochs, through sn-softmax (not a method by itself)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from darts.config import ConfigError, setting
+from darts.methods.base import Method
+from snsoftmax import sn_softmax
+
+
+class Tempered(Method):
+    """Replaces softmax by sn-softmax (Eq. 8) at the temperature of `temperature_at`."""
+
+    @dataclass(frozen=True)
+    class Options(Method.Options):
+        """How the backward pass is smoothed."""
+
+        sn: str = setting(
+            "st=1", "sn-softmax: off, st=X (smooth temperature X) or s=X (scale X > 1)"
+        )
+
+        def __post_init__(self) -> None:
+            self.smoothing()
+
+        def smoothing(self) -> dict[str, float | None]:
+            """The operator's arguments that `sn` stands for."""
+            kind, _, number = self.sn.partition("=")
+            try:
+                value = float(number) if number else 0.0
+            except ValueError:
+                value = 0.0
+            if self.sn == "off":
+                return {"scale": None}
+            if kind == "st" and value > 0:
+                return {"scale": None, "smooth_temperature": value}
+            if kind == "s" and value > 1:
+                return {"scale": value}
+            raise ConfigError(
+                f"options.sn must be off, st=X with X > 0 or s=X with X > 1, not {self.sn!r}"
+            )
+
+    options: Options
+
+    def smoothed(self, cell: str) -> bool:
+        """Whether the cell's backward pass has the smooth term now."""
+        return True
+
+    def normalize(self, cell: str, logits: Tensor) -> Tensor:
+        """sn-softmax at the current temperature (Eq. 8)."""
+        smoothing = self.options.smoothing() if self.smoothed(cell) else {"scale": None}
+        return sn_softmax(logits, self.temperature, **smoothing)
+
+    def temperature_at(self, epoch: int) -> float:
+        """The temperature of `epoch`; called once, at its start."""
+        raise NotImplementedError
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the epoch's temperature."""
+        super().begin_epoch(epoch)
+        self.set_temperature(self.temperature_at(epoch))

@@ -1,0 +1,61 @@
+"""Named bundles of training settings, and how a configuration is put together from its sources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from darts.config import ConfigError, SearchConfig, as_dict, build, merge, nearest, nested
+from darts.methods import get_method
+from darts.spaces import Space, get_space
+
+RECIPES = ("autodl", "edd")
+"""Names for `SearchConfig.recipe`."""
+
+
+def recipe(name: str, space: Space) -> dict[str, Any]:
+    """Training settings on `space` that differ from the defaults, as {"group.name": value}.
+
+    - autodl: NAS-Bench-201's search recipe (AutoDL-Projects) on nb201, which the defaults are;
+      DARTS's own (quark0/darts) on the other spaces.
+    - edd: the released code of EDD (chaoji90/PCDEDD): constant learning rate, no weight decay on α,
+      batch 256 on nb201, 80 on the DARTS space, 192 on S1-S4.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"recipe {name!r} is unknown{nearest(name, dict.fromkeys(RECIPES))}")
+    settings: dict[str, Any] = {}
+    if space.skeleton == "darts":
+        settings |= {
+            "supernet.cells": 8,
+            "weights.nesterov": False,
+            "weights.weight_decay": 3e-4,
+            "arch.first": True,
+        }
+    if name == "edd":
+        small = 80 if space.name.startswith("darts") else 192
+        settings |= {
+            "data.batch_size": 256 if space.skeleton == "nb201" else small,
+            "weights.final_learning_rate": 0.025,
+            "arch.weight_decay": 0.0,
+        }
+    return settings
+
+
+def configure(**overrides: Any) -> SearchConfig:
+    """Layer a search's settings: defaults, recipe, the method's published values, overrides.
+
+    >>> config = configure(method="edd", space="nb201", data={"source": "digits"}, epochs=20)
+
+    Args:
+        overrides: fields of `SearchConfig`; groups as mappings. They win over everything else.
+
+    Raises:
+        ConfigError: an unknown name or an impossible value.
+    """
+    asked = build(SearchConfig, overrides)  # before anything else: names and values are valid
+    space = get_space(asked.space)
+    method = get_method(asked.method)
+    published = method.published(space)
+    name = asked.recipe or published.pop("recipe")
+    layers = merge(nested(recipe(name, space)), nested(published), overrides, {"recipe": name})
+    options = build(method.Options, layers.get("options", {}), "options")
+    return build(SearchConfig, merge(layers, {"options": as_dict(options)}))

@@ -1,0 +1,319 @@
+"""The bilevel search loop (Eq. 1): alternate steps of ω and α, decisions between epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from darts.config import SearchConfig, as_dict
+from darts.data import (
+    Batch,
+    Batches,
+    ImageSet,
+    SearchBatches,
+    evaluation_batches,
+    load,
+    search_split,
+)
+from darts.errors import UserError
+from darts.figures import save_run
+from darts.genotype import Genotype
+from darts.methods import Step, Weights, get_method
+from darts.nb201 import Row, Table
+from darts.run_folder import EpochRecord, RunFolder
+from darts.spaces import get_space
+from darts.step import Outcome, cross_entropy, weight_step
+from darts.supernet import Supernet, build_supernet, live_operations
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found."""
+
+    config: SearchConfig
+    genotype: Genotype
+    history: list[dict[str, Any]]
+    """One record per epoch, as in log.jsonl."""
+    folder: Path | None = None
+    """The run folder, if there is one."""
+    row: Row | None = None
+    """The architecture's row in the NAS-Bench-201 table, if one was given."""
+
+
+class Callback:
+    """Told about the progress of a search; every method may be left out."""
+
+    def started(self, search: Search) -> None:
+        """Before the first epoch."""
+
+    def stepped(self, search: Search, step: int, steps: int) -> None:
+        """After step `step` of `steps` of an epoch (from 1); must not read device values."""
+
+    def epoch_ended(self, search: Search, record: dict[str, Any]) -> None:
+        """After each epoch, with its record."""
+
+    def ended(self, search: Search, result: Result) -> None:
+        """After the selection."""
+
+
+class BatchLoss:
+    """Cross-entropy of the supernet on one batch as a function of β.
+
+    `outcome` holds that of the first evaluation, on the device.
+    """
+
+    def __init__(self, net: Supernet, batch: Batch, precision: torch.dtype | None) -> None:
+        self.net, self.batch, self.precision = net, batch, precision
+        self.outcome: Outcome | None = None
+
+    def __call__(self, weights: Weights, *, skip: bool = False) -> Tensor:
+        """The loss; differentiable in β and ω."""
+        live = live_operations(weights) if skip else None
+        loss, logits = cross_entropy(self.net, self.batch, weights, live, self.precision)
+        if self.outcome is None:
+            self.outcome = Outcome(loss.detach(), logits.detach())
+        return loss
+
+
+def summary(outcome: Outcome | None, batch: Batch) -> Tensor:
+    """[loss, correct predictions] on the device; NaN where nothing was evaluated."""
+    if outcome is None:
+        return torch.full((2,), torch.nan, device=batch.labels.device)
+    correct = (outcome.logits.argmax(1) == batch.labels).sum()
+    return torch.stack([outcome.loss.float(), correct.float()])
+
+
+class Search:
+    """One search: supernet, method, optimiser and data, and the loop over them.
+
+    Args:
+        config: see `configure`.
+        images: an image set to use instead of `config.data.source`.
+        callbacks: told about the progress.
+
+    The same configuration gives the same bits on a CPU; the global random generator is seeded.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        *,
+        images: ImageSet | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.config = config
+        self.callbacks = list(callbacks)
+        self.precision = torch.bfloat16 if config.supernet.precision == "bfloat16" else None
+        self.space = get_space(config.space)
+        self.table = Table.load(config.nb201) if config.nb201 else None
+        data = config.data
+        self.images = images or load(data.source, root=data.root, download=data.download)
+        arch_half = search_split(self.images, data.split or None)[1]
+        self.validation = dataclasses.replace(
+            self.images,
+            test_images=self.images.train_images[arch_half],
+            test_labels=self.images.train_labels[arch_half],
+        )
+        torch.manual_seed(config.seed)
+        self.method = get_method(config.method)(self.space, config)
+        self.batches = self._batches()
+        self.net = build_supernet(
+            self.space,
+            channels=config.supernet.channels,
+            cells=config.supernet.cells,
+            classes=self.images.classes,
+            **self.method.supernet_options(),
+        ).to(config.device)
+        w = config.weights
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(),
+            lr=w.learning_rate,
+            momentum=w.momentum,
+            nesterov=w.nesterov,
+            weight_decay=w.weight_decay,
+        )
+        self.epoch = 0
+        self.history: list[dict[str, Any]] = []
+        self.folder = RunFolder.create(config.out, as_dict(config)) if config.out else None
+
+    def _batches(self) -> SearchBatches | Batches:
+        """Pairs of batches, or single ones for a method that has no split."""
+        data = self.config.data
+        arguments: dict[str, Any] = {
+            "batch_size": data.batch_size,
+            "seed": self.config.seed,
+            "device": self.config.device,
+            "augment": data.augment,
+            "cutout": data.cutout,
+        }
+        if self.method.single_level:
+            return Batches(self.images, **arguments)
+        return SearchBatches(self.images, split=data.split or None, **arguments)
+
+    def pairs(self) -> Iterator[tuple[Batch, Batch]]:
+        """(weight batch, arch batch) for every step of the epoch."""
+        if isinstance(self.batches, SearchBatches):
+            yield from self.batches.epoch()
+        else:
+            for batch in self.batches.epoch():
+                yield batch, batch
+
+    def run(self) -> Result:
+        """Train, select, write the run folder."""
+        for callback in self.callbacks:
+            callback.started(self)
+        while self.epoch < self.method.epochs and not self.method.finished:
+            record = self.run_epoch()
+            self.history.append(record)
+            if self.folder:
+                self.folder.append(record)
+            for callback in self.callbacks:
+                callback.epoch_ended(self, record)
+        genotype = self.method.select(self)
+        row = self.table[str(genotype)] if self.table else None
+        result = Result(
+            self.config, genotype, self.history, self.folder.path if self.folder else None, row
+        )
+        if self.folder:
+            self.write(self.folder, genotype)
+        for callback in self.callbacks:
+            callback.ended(self, result)
+        return result
+
+    def write(self, folder: RunFolder, genotype: Genotype) -> None:
+        """Put what was found into the run folder."""
+        folder.write_genotype(str(genotype))
+        folder.write_weights(self.net.state_dict())
+        title = f"{self.method.summary} on {self.space.name}, {self.images.name}"
+        records = cast("list[EpochRecord]", self.history)
+        if records:
+            save_run(folder.path / "search.png", records, genotype, title=title, table=self.table)
+
+    def run_epoch(self) -> dict[str, Any]:
+        """One epoch of steps and the method's decisions; gives its record."""
+        start = time.perf_counter()
+        self.method.begin_epoch(self.epoch)
+        self.method.prepare(self.net)
+        self.net.train()
+        outcomes = []
+        steps = self.batches.steps
+        for step, (weight_batch, arch_batch) in enumerate(self.pairs(), start=1):
+            rate = self.method.learning_rate(self.epoch + (step - 1) / steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            outcomes.append(self.step(weight_batch, arch_batch))
+            for callback in self.callbacks:
+                callback.stepped(self, step, steps)
+        losses = torch.stack(outcomes).cpu()  # the epoch's only wait for the device
+        self.check_finite(losses)
+        self.method.end_epoch(self)
+        record = self.record(losses)
+        record["seconds"] = time.perf_counter() - start
+        self.epoch += 1
+        return record
+
+    def step(self, weight_batch: Batch, arch_batch: Batch) -> Tensor:
+        """One weight step and one arch step; gives [weight loss, correct, arch loss, correct]."""
+        weight_loss = BatchLoss(self.net, weight_batch, self.precision)
+        arch_loss = BatchLoss(self.net, arch_batch, self.precision)
+        step = Step(self.net, weight_batch, arch_batch, weight_loss, arch_loss, self.optimizer)
+        if self.method.alpha_moves and self.config.arch.first:
+            self.method.arch_step(step)
+        outcome = self.weight_step(step)
+        if self.method.alpha_moves and not self.config.arch.first:
+            self.method.arch_step(step)
+        return torch.cat([summary(outcome, weight_batch), summary(arch_loss.outcome, arch_batch)])
+
+    def weight_step(self, step: Step) -> Outcome:
+        """SGD on ω with the method's β; operations whose β is exactly 0 are left out."""
+        outcome = weight_step(
+            self.net,
+            step.weight_batch,
+            self.method.training_weights(step),
+            zero_skip=self.config.supernet.zero_skip,
+            precision=self.precision,
+        )
+        if clip := self.config.weights.clip:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), clip)
+        self.optimizer.step()
+        return outcome
+
+    def validation_loss(self, weights: Weights) -> Tensor:
+        """Loss of the supernet on the first batch of the arch half, unaugmented."""
+        batch = next(
+            evaluation_batches(
+                self.validation, batch_size=self.config.data.batch_size, device=self.config.device
+            )
+        )
+        return BatchLoss(self.net, batch, self.precision)(weights)
+
+    @torch.no_grad()
+    def accuracy(self, weights: Weights) -> float:
+        """Accuracy in percent of the supernet with β = weights on the arch half, unaugmented."""
+        self.net.eval()
+        correct = torch.zeros((), device=self.config.device)
+        count = 0
+        batches = evaluation_batches(
+            self.validation, batch_size=self.config.data.batch_size, device=self.config.device
+        )
+        for batch in batches:
+            live = live_operations(weights)
+            outcome = Outcome(*cross_entropy(self.net, batch, weights, live, self.precision))
+            correct += summary(outcome, batch)[1]
+            count += len(batch.labels)
+        self.net.train()
+        return 100 * float(correct) / count
+
+    def record(self, losses: Tensor) -> dict[str, Any]:
+        """What the log says of the epoch; `losses` [steps, 4] as from `step`."""
+        weight_loss, weight_correct, arch_loss, arch_correct = losses.double().mean(0).tolist()
+        size = self.config.data.batch_size
+        scores = self.method.scores()
+        genotype = str(self.space.derive(scores))
+        record = {
+            "epoch": self.epoch,
+            "temperature": float(self.method.temperature),
+            "entropy": float(torch.cat(list(self.method.entropies().values())).mean()),
+            "weight_loss": weight_loss,
+            "weight_accuracy": 100 * weight_correct / size,
+            "genotype": genotype,
+            "weights": {cell: beta.tolist() for cell, beta in scores.items()},
+        }
+        if not math.isnan(arch_loss):
+            record |= {"arch_loss": arch_loss, "arch_accuracy": 100 * arch_correct / size}
+            record["gradient_norms"] = self.method.gradient_norms()
+        if self.table:
+            record["nb201"] = self.table[genotype].test
+        return record
+
+    def check_finite(self, losses: Tensor) -> None:
+        """Stop a search whose loss is no longer a number."""
+        bad = (~losses[:, 0].isfinite()).nonzero()
+        if len(bad):
+            step = int(bad[0, 0])
+            raise UserError(
+                f"the training loss is {float(losses[step, 0])} at step {step + 1} of epoch "
+                f"{self.epoch + 1}: lower weights.learning_rate or weights.clip."
+            )
+
+
+def search(
+    config: SearchConfig,
+    *,
+    images: ImageSet | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
+    """Run one search; see `Search` for the arguments.
+
+    >>> result = search(configure(method="edd", epochs=20))
+    >>> print(result.genotype)
+    """
+    return Search(config, images=images, callbacks=callbacks).run()

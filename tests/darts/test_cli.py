@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from darts.cli import main
+
+TINY = ["--batch-size", "256", "--channels", "4", "--cells", "1", "--epochs", "1"]
+
+
+def test_search_prints_a_line_an_epoch_and_the_genotype(capsys, tmp_path):
+    out = tmp_path / "run"
+    assert main(["search", "--method", "edd", *TINY, "--lam", "0.2", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "1/1" in printed
+    assert "genotype  |" in printed
+    assert str(out) in printed
+    record = json.loads((out / "log.jsonl").read_text())
+    assert record["genotype"] in printed
+    assert "lam: 0.2" in (out / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "darts-v1", "--lam", "3"], "unknown setting 'options.lam'"),
+        (["--scale", "0.5"], "options.sn must be off"),
+        (["--scale", "50", "--smooth-temperature", "1"], "exclude each other"),
+        (["--set", "weights.clip"], "--set needs GROUP.NAME=VALUE"),
+        (["--set", "weights.clipp=3"], "did you mean 'clip'"),
+        (["--space", "nb301"], "space='nb301' is unknown"),
+        (["--data", "nowhere.npz"], "does not exist"),
+        (["--config", "nowhere.yaml"], "cannot be read"),
+        (["--nb201", "nowhere.csv.gz"], "cannot be read"),
+    ],
+)
+def test_wrong_input_is_one_sentence(arguments, words, capsys, tmp_path):
+    out = tmp_path / "run"
+    assert main(["search", *arguments, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sn"),
+    [
+        (["--scale", "50"], "s=50"),
+        (["--smooth-temperature", "2"], "st=2"),
+        (["--scale", "off"], "'off'"),
+        (["--sn", "s=70"], "s=70"),
+    ],
+)
+def test_scale_and_smooth_temperature_set_the_operator(arguments, sn, tmp_path):
+    out = tmp_path / "run"
+    assert main(["search", *TINY, *arguments, "--out", str(out)]) == 0
+    assert f"sn: {sn}" in (out / "config.yaml").read_text()
+
+
+def test_settings_come_from_a_file_and_the_command_line(tmp_path):
+    file, out = tmp_path / "search.yaml", tmp_path / "run"
+    file.write_text("method: edd\nsupernet: {channels: 4, cells: 1}\nepochs: 9\n")
+    arguments = ["--config", str(file), "--epochs", "1", "--batch-size", "256"]
+    assert main(["search", *arguments, "--set", "arch.clip=2", "--out", str(out)]) == 0
+    stored = (out / "config.yaml").read_text()
+    assert "epochs: 1\n" in stored
+    assert "channels: 4\n" in stored
+    assert "clip: 2.0\n" in stored
+
+
+def test_methods_lists_every_method(capsys):
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("edd ") for line in lines)
+    assert any(line.startswith("darts-v1 ") for line in lines)
+
+
+def test_methods_describes_one(capsys):
+    assert main(["methods", "edd"]) == 0
+    printed = capsys.readouterr().out
+    assert "--lam" in printed
+    assert "batch_size: 256" in printed

@@ -1,0 +1,174 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from darts.config import SearchConfig
+from darts.data import load
+from darts.errors import UserError
+from darts.genotype import Genotype
+from darts.methods import get_method
+from darts.recipes import configure
+from darts.run_folder import RunFolder
+from darts.search import Callback, Search, search
+
+
+def tiny(**overrides) -> SearchConfig:
+    settings = {"method": "edd", "epochs": 2, "supernet": {"channels": 4, "cells": 1}}
+    batches = {"data": {"batch_size": 128}}
+    return configure(**(settings | batches | overrides))
+
+
+@pytest.fixture(scope="module")
+def images():
+    """A fifth of the digits."""
+    digits = load("digits")
+    few = {
+        name: getattr(digits, name)[::5]
+        for name in ("train_images", "train_labels", "test_images", "test_labels")
+    }
+    return dataclasses.replace(digits, **few)
+
+
+def without_time(history):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+@pytest.mark.parametrize("method", ["darts-v1", "edd"])
+def test_the_same_seed_gives_the_same_bits(images, method):
+    config = tiny(method=method, seed=3)
+    first, second = Search(config, images=images), Search(config, images=images)
+    a, b = first.run(), second.run()
+    assert str(a.genotype) == str(b.genotype)
+    assert without_time(a.history) == without_time(b.history)
+    for x, y in zip(first.net.state_dict().values(), second.net.state_dict().values(), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_another_seed_gives_another_search(images):
+    logits = [Search(tiny(seed=seed), images=images).method.logits["cell"] for seed in (0, 1)]
+    assert not torch.equal(*logits)
+
+
+def test_the_run_folder_holds_everything(images, tmp_path):
+    out = tmp_path / "run"
+    result = search(tiny(out=str(out)), images=images)
+    folder = RunFolder.open(out)
+    assert configure(**folder.config) == result.config
+    assert folder.records() == result.history
+    assert Genotype.parse((out / "genotype.txt").read_text()) == result.genotype
+    assert (out / "search.png").stat().st_size > 10_000
+    state = torch.load(out / "weights.pt", weights_only=True)
+    fresh = Search(tiny(), images=images)
+    fresh.net.load_state_dict(state)
+
+
+def test_the_log_says_what_happened(images):
+    record = search(tiny(epochs=1), images=images).history[0]
+    assert record["epoch"] == 0
+    assert 0 < record["temperature"] <= 1
+    assert 0 <= record["entropy"] <= math.log(5)
+    assert 0 <= record["weight_accuracy"] <= 100
+    rows = torch.tensor(record["weights"]["cell"])
+    assert rows.shape == (6, 5)
+    torch.testing.assert_close(rows.sum(1), torch.ones(6))
+    assert len(record["gradient_norms"]["cell"]) == 6
+    assert min(record["gradient_norms"]["cell"]) > 0
+
+
+def test_alpha_and_weights_learn_from_their_own_halves(images):
+    run = Search(tiny(), images=images)
+    weight_batch, arch_batch = next(run.pairs())
+    before = run.method.logits["cell"].detach().clone()
+    weights = [p.detach().clone() for p in run.net.parameters()]
+    run.method.begin_epoch(0)
+    run.step(weight_batch, arch_batch)
+    assert not torch.equal(before, run.method.logits["cell"])
+    assert any(
+        not torch.equal(p, q) for p, q in zip(weights, run.net.parameters(), strict=True)
+    )
+    assert all(a.grad is None or a.grad.isfinite().all() for a in run.method.parameters())
+
+
+def test_alpha_rests_in_its_warmup(images):
+    run = Search(tiny(arch={"warmup": 1}), images=images)
+    before = run.method.logits["cell"].detach().clone()
+    record = run.run_epoch()
+    assert torch.equal(before, run.method.logits["cell"])
+    assert "arch_loss" not in record
+    run.run_epoch()
+    assert not torch.equal(before, run.method.logits["cell"])
+
+
+def test_the_learning_rate_is_a_cosine(images):
+    run = Search(tiny(method="darts-v1", epochs=4), images=images)
+    rates = [run.method.learning_rate(time) for time in (0, 2, 4, 5)]
+    assert rates == pytest.approx([0.025, 0.013, 0.001, 0.001])
+
+
+def test_a_loss_that_is_no_number_is_reported(images):
+    run = Search(tiny(), images=images)
+    with torch.no_grad():
+        next(iter(run.net.parameters())).fill_(torch.nan)
+    with pytest.raises(UserError, match="training loss is nan at step 1 of epoch 1"):
+        run.run()
+
+
+def test_bfloat16_keeps_beta_and_losses_in_float32(images):
+    run = Search(tiny(supernet={"channels": 4, "cells": 1, "precision": "bfloat16"}), images=images)
+    record = run.run_epoch()
+    assert run.method.logits["cell"].dtype == torch.float32
+    assert math.isfinite(record["weight_loss"])
+
+
+def test_zero_skip_changes_nothing_but_time(images):
+    """One exact zero in β: same losses, same weights after a step."""
+    states = []
+    for skip in (True, False):
+        supernet = {"channels": 4, "cells": 1, "zero_skip": skip}
+        run = Search(tiny(method="darts-v1", supernet=supernet), images=images)
+        weight_batch, arch_batch = next(run.pairs())
+        with torch.no_grad():
+            run.method.logits["cell"][:, 2] = -1e4
+        assert (run.method.weights()["cell"][:, 2] == 0).all()
+        run.step(weight_batch, arch_batch)
+        states.append(list(run.net.parameters()))
+    for p, q in zip(*states, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_callbacks_see_every_epoch_and_step(images):
+    seen = []
+
+    class Witness(Callback):
+        def started(self, search):
+            seen.append("started")
+
+        def stepped(self, search, step, steps):
+            seen.append((step, steps))
+
+        def epoch_ended(self, search, record):
+            seen.append(record["epoch"])
+
+        def ended(self, search, result):
+            seen.append(str(result.genotype))
+
+    result = search(tiny(epochs=1), images=images, callbacks=[Witness()])
+    assert seen == ["started", (1, 1), 0, str(result.genotype)]
+
+
+def test_a_methods_state_survives_saving(images, tmp_path):
+    run = Search(tiny(epochs=4), images=images)
+    for _ in range(2):
+        run.run_epoch()
+    torch.save(run.method.state_dict(), tmp_path / "state.pt")
+    other = get_method("edd")(run.space, run.config)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(other.logits["cell"], run.method.logits["cell"])
+    assert other.decay == run.method.decay
+    assert other.epoch == 1
+    run.method.begin_epoch(2)
+    other.begin_epoch(2)
+    assert torch.equal(other.temperature, run.method.temperature)
+    assert other.temperature < 1
