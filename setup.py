@@ -1,7 +1,8 @@
 """Builds the extension: csrc/kernels (free of PyTorch) and csrc/torch (its bindings).
 
-The CUDA part is built whenever nvcc is found and this PyTorch is a CUDA build, whether or not a GPU
-is present; SNSOFTMAX_CUDA=0 or 1 forces it off or on, TORCH_CUDA_ARCH_LIST overrides the architectures.
+The CUDA part is built whenever nvcc is found and this PyTorch is a CUDA build, whether or not a
+GPU is present; SNSOFTMAX_CUDA=0 or 1 forces it off or on, TORCH_CUDA_ARCH_LIST overrides the
+architectures.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ except ImportError as error:
         f"({error})."
     ) from error
 
+from snsoftmax import vmap as _vmap  # noqa: F401  registers the batching rules
 from snsoftmax.functional import build_info, sn_softmax
 from snsoftmax.modules import SNSoftmax
 

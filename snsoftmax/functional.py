@@ -45,19 +45,20 @@ def sn_softmax(
     dim: int = -1,
     return_entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Sparse-noisy softmax (Algorithm 1): softmax(A/t) whose gradient is (J_t/t + J_st/(st))·g, Eq. 8.
+    """Sparse-noisy softmax (Algorithm 1): softmax(A/t) with the gradient of Eq. 8.
 
     The value is ordinary softmax(A/t), however small t is: saturated entries are exact zeros. The
-    gradient adds the Jacobian of a smoother softmax at st, so that it does not vanish with them
-    (Eq. 7). Derivatives of any order, forward mode, vmap and torch.compile work.
+    gradient is (J_t/t + J_st/(st))·g: the Jacobian of a smoother softmax at st is added, so that
+    it does not vanish with them (Eq. 7). Derivatives of any order, forward mode, vmap and
+    torch.compile work.
 
     Args:
         logits: A, of any shape and strides; float16, bfloat16, float32 or float64. Half types are
             computed in float32. Under autocast the result is float32.
-        temperature: t > 0: a number, or a tensor on the logits' device that the kernel reads there
-            (no synchronisation; a captured CUDA graph sees a new value). A tensor is 0-d, or has one
-            value a row in a shape that broadcasts to the logits with size 1 in `dim`. It is
-            not differentiated.
+        temperature: t > 0: a number, or a tensor on the logits' device that the kernel reads
+            there (no synchronisation; a captured CUDA graph sees a new value). A tensor is 0-d,
+            or has one value a row in a shape that broadcasts to the logits with size 1 in
+            `dim`. It is not differentiated.
         scale: s > 1, so that st = s·t; None turns the smooth term off: ordinary softmax(A/t).
         smooth_temperature: st itself, like `temperature`; replaces the default `scale`. 1.0 is the
             paper's st ≡ 1.
@@ -70,13 +71,13 @@ def sn_softmax(
         differentiated exactly: its gradient has no smooth term.
 
     A row with a NaN or a +inf, or of nothing but −inf, becomes NaN, as in torch.softmax; a single
-    −inf is an exact zero. An empty `dim` gives an empty result. A temperature tensor on a GPU is not
-    read on the host: where it is not positive, the rows are NaN.
+    −inf is an exact zero. An empty `dim` gives an empty result. A temperature tensor on a GPU is
+    not read on the host: where it is not positive, the rows are NaN.
 
     Raises:
         TypeError: `logits` is not a floating-point tensor, or another argument has the wrong type.
-        ValueError: t or st is not a positive finite number, `scale` is not above 1, both `scale` and
-            `smooth_temperature` are given, or a temperature's shape does not broadcast.
+        ValueError: t or st is not a positive finite number, `scale` is not above 1, both `scale`
+            and `smooth_temperature` are given, or a temperature's shape does not broadcast.
         IndexError: `dim` is out of range.
     """
     if smooth_temperature is not None and scale == DEFAULT_SCALE:
@@ -102,11 +103,12 @@ def _through_dispatcher(
     """The same call on the registered operator, which tracing and tensor subclasses see."""
 
     def as_tensor(value: float | Tensor) -> Tensor:
-        return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float64)
+        # A product, since torch.compile keeps a number dynamic in one but not in torch.full.
+        one = torch.ones((), dtype=torch.float64)
+        return value if isinstance(value, Tensor) else one * value
 
-    op = (
-        torch.ops.snsoftmax.sn_softmax_entropy if return_entropy else torch.ops.snsoftmax.sn_softmax
-    )
+    ops = torch.ops.snsoftmax
+    op = ops.sn_softmax_entropy if return_entropy else ops.sn_softmax
     smooth = None if smooth_temperature is None else as_tensor(smooth_temperature)
     result: Tensor | tuple[Tensor, Tensor] = op(logits, as_tensor(temperature), smooth, scale, dim)
     return result

@@ -8,7 +8,7 @@ from snsoftmax.functional import DEFAULT_SCALE, sn_softmax
 
 
 class SNSoftmax(nn.Module):
-    """`sn_softmax` with fixed scale, smooth temperature and dim; the temperature is a call's argument.
+    """`sn_softmax` with everything fixed but the temperature, which each call brings.
 
     Args:
         scale: s > 1 of Eq. 7, or None.
@@ -22,6 +22,7 @@ class SNSoftmax(nn.Module):
         smooth_temperature: float | Tensor | None = None,
         dim: int = -1,
     ) -> None:
+        """Keep the settings; see the class."""
         super().__init__()
         self.scale = scale
         self.smooth_temperature = smooth_temperature

@@ -9,11 +9,9 @@ from torch import Tensor
 def sn_softmax(
     logits: Tensor, temperature: float | Tensor, smooth_temperature: float | Tensor | None, dim: int
 ) -> Tensor:
-    """Algorithm 1 by composition: softmax(A/t) in value, the sum of two Jacobians in gradient (Eq. 7).
+    """Algorithm 1 by composition: softmax(A/t) in value, Eq. 7's two Jacobians in gradient.
 
-    `smooth_temperature` is st itself, None for ordinary softmax. The value and first derivative are
-    those of `snsoftmax.sn_softmax`; second derivatives are those of Eq. 8's formula too, since
-    q contributes its own exact derivatives.
+    `smooth_temperature` is st itself, None for ordinary softmax.
     """
     p = torch.softmax(logits / temperature, dim)
     if smooth_temperature is None:
