@@ -60,7 +60,9 @@ __device__ __forceinline__ void store_pair(__nv_bfloat16* p, float x, float y) {
 __device__ __forceinline__ void store_one(float* p, float x) { *p = x; }
 __device__ __forceinline__ void store_one(double* p, double x) { *p = x; }
 __device__ __forceinline__ void store_one(__half* p, float x) { *p = __float2half_rn(x); }
-__device__ __forceinline__ void store_one(__nv_bfloat16* p, float x) { *p = __float2bfloat16_rn(x); }
+__device__ __forceinline__ void store_one(__nv_bfloat16* p, float x) {
+  *p = __float2bfloat16_rn(x);
+}
 
 /// 2^x; a float result below 2^-126 is zero.
 __device__ __forceinline__ float exp2_of(float x) {
@@ -101,15 +103,15 @@ struct TemperatureView {
 template <class T>
 struct Task {
   const T* logits;
-  const T* grad;                   // null: zeros
-  const Opmath<T>* grad_entropy;   // null: zeros
-  T* out;                          // probabilities, or the gradient of the logits
-  Opmath<T>* entropy;              // null: not wanted
+  const T* grad;                  // null: zeros
+  const Opmath<T>* grad_entropy;  // null: zeros
+  T* out;                         // probabilities, or the gradient of the logits
+  Opmath<T>* entropy;             // null: not wanted
   int64_t rows;
   int64_t inner;
   int size;
-  bool aligned;                    // every tensor starts on a pack
-  bool absolute;                   // st is smooth_temperature, not scale * t
+  bool aligned;   // every tensor starts on a pack
+  bool absolute;  // st is smooth_temperature, not scale * t
   TemperatureView<Opmath<T>> temperature;
   TemperatureView<Opmath<T>> smooth_temperature;
   Opmath<T> inverse_scale;
@@ -180,8 +182,8 @@ class Backward {
     if constexpr (kSmooth)
       inverse_st_ = task.absolute ? inverse_temperature(task.smooth_temperature(row))
                                   : inverse_t_ * task.inverse_scale;
-    tilt_ = task.grad_entropy == nullptr ? S(0)
-                                         : __ldg(task.grad_entropy + row) * Constants<S>::ln2;
+    tilt_ =
+        task.grad_entropy == nullptr ? S(0) : __ldg(task.grad_entropy + row) * Constants<S>::ln2;
   }
 
   __device__ __forceinline__ void add(S max, S a, S g) {
@@ -317,9 +319,7 @@ class StridedRow {
         stride_(task.inner),
         size_(row < task.rows ? task.size : 0) {}
 
-  __device__ __forceinline__ int packs() const {
-    return (size_ + kElements<T> - 1) / kElements<T>;
-  }
+  __device__ __forceinline__ int packs() const { return (size_ + kElements<T> - 1) / kElements<T>; }
 
   __device__ __forceinline__ Pack<T> load(const T* data, int p, Opmath<T> pad) const {
     Pack<T> pack = filled<T>(pad);
@@ -351,7 +351,9 @@ class StridedRow {
 struct LaneGroup {
   int lanes;
 
-  __device__ __forceinline__ int index() const { return static_cast<int>(threadIdx.x) & (lanes - 1); }
+  __device__ __forceinline__ int index() const {
+    return static_cast<int>(threadIdx.x) & (lanes - 1);
+  }
   __device__ __forceinline__ int size() const { return lanes; }
 
   template <class S>
@@ -450,11 +452,14 @@ struct ColumnGroup {
 // ---- the steps of every kernel ----
 
 /// A pack of logits and, backward, of incoming gradients.
-template <class F>
+template <class F, bool = F::kBackward>
 struct Inputs {
-  using T = typename F::T;
-  Pack<T> a;
-  Pack<T> g;
+  Pack<typename F::T> a;
+};
+template <class F>
+struct Inputs<F, true> {
+  Pack<typename F::T> a;
+  Pack<typename F::T> g;
 };
 
 template <class F, class Row>
@@ -557,23 +562,25 @@ __device__ __forceinline__ void solve_held(const Task<typename F::T>& task, int6
 }
 
 template <class F, int kPacks>
-__global__ void __launch_bounds__(kWarpThreads, kResident<F>) warp_kernel(Task<typename F::T> task, int lanes) {
+__global__ void __launch_bounds__(kWarpThreads, kResident<F>)
+    warp_kernel(Task<typename F::T> task, int lanes) {
   const LaneGroup group{kPacks > 1 ? 32 : lanes};
-  const int64_t row =
-      int64_t{blockIdx.x} * (blockDim.x / group.lanes) + threadIdx.x / group.lanes;
+  const int64_t row = int64_t{blockIdx.x} * (blockDim.x / group.lanes) + threadIdx.x / group.lanes;
   RegisterSlots<F, kPacks> slots;
   solve_held<F>(task, row, group, slots);
 }
 
 template <class F>
-__global__ void __launch_bounds__(kBlockThreads, kResident<F>) block_kernel(Task<typename F::T> task) {
+__global__ void __launch_bounds__(kBlockThreads, kResident<F>)
+    block_kernel(Task<typename F::T> task) {
   __shared__ BlockBuffer<typename F::S> buffer;
   RegisterSlots<F, kBlockPacks> slots;
   solve_held<F>(task, blockIdx.x, BlockGroup<typename F::S>{buffer}, slots);
 }
 
 template <class F>
-__global__ void __launch_bounds__(kBlockThreads, kResident<F>) shared_kernel(Task<typename F::T> task) {
+__global__ void __launch_bounds__(kBlockThreads, kResident<F>)
+    shared_kernel(Task<typename F::T> task) {
   __shared__ BlockBuffer<typename F::S> buffer;
   SharedSlots<F> slots{dynamic_shared<Inputs<F>>()};
   solve_held<F>(task, blockIdx.x, BlockGroup<typename F::S>{buffer}, slots);
@@ -618,8 +625,8 @@ __device__ __forceinline__ typename F::S stream_in(const Task<typename F::T>& ta
 /// Writes the packs [begin, end), last round first: what was read last is still in the caches.
 template <class F, class Row, class Group>
 __device__ __forceinline__ void stream_out(const Task<typename F::T>& task, const Row& row,
-                                           const Group& group, int begin, int end,
-                                           const F& formula, typename F::S max) {
+                                           const Group& group, int begin, int end, const F& formula,
+                                           typename F::S max) {
   const int round = kRound * group.size();
   for (int rounds = (end - begin + round - 1) / round; rounds > 0; --rounds) {
     const int first = begin + (rounds - 1) * round + group.index();
@@ -647,14 +654,16 @@ __device__ __forceinline__ void solve_streamed(const Task<typename F::T>& task, 
 }
 
 template <class F>
-__global__ void __launch_bounds__(kBlockThreads, kResident<F>) stream_kernel(Task<typename F::T> task) {
+__global__ void __launch_bounds__(kBlockThreads, kResident<F>)
+    stream_kernel(Task<typename F::T> task) {
   __shared__ BlockBuffer<typename F::S> buffer;
   solve_streamed<F, ContiguousRow<typename F::T>>(task, blockIdx.x,
                                                   BlockGroup<typename F::S>{buffer});
 }
 
 template <class F>
-__global__ void __launch_bounds__(kStridedThreads, kResident<F>) strided_kernel(Task<typename F::T> task) {
+__global__ void __launch_bounds__(kStridedThreads, kResident<F>)
+    strided_kernel(Task<typename F::T> task) {
   const ColumnGroup<typename F::S> group{dynamic_shared<typename F::S>()};
   const int64_t row = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   solve_streamed<F, StridedRow<typename F::T>>(task, row, group);
@@ -701,8 +710,7 @@ __global__ void __launch_bounds__(kBlockThreads, kResident<F>)
 
 /// Merges the parts of a row, in every warp alike. Returns the row's maximum.
 template <class F>
-__device__ __forceinline__ typename F::S merge(const Partial<F>* partials, int splits,
-                                               F& formula) {
+__device__ __forceinline__ typename F::S merge(const Partial<F>* partials, int splits, F& formula) {
   using S = typename F::S;
   const LaneGroup warp{32};
   S max = Limits<S>::lowest;
@@ -784,9 +792,7 @@ __global__ void __launch_bounds__(kTileRows, kResident<F>) tile_kernel(Task<type
 
 // ---- host ----
 
-bool on_pack(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % kPackBytes == 0;
-}
+bool on_pack(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % kPackBytes == 0; }
 
 template <class S>
 TemperatureView<S> view(const Temperature& temperature) {
@@ -802,7 +808,8 @@ const char* run(const Plan& plan, const Task<typename F::T>& task, void* workspa
     case Regime::kTile:
       return launch(tile_kernel<F>, grid, block, plan.shared, stream, task);
     case Regime::kWarp:
-      return launch(plan.packs == 1 ? warp_kernel<F, 1> : warp_kernel<F, 2>, grid, block, plan.shared, stream, task, plan.lanes);
+      return launch(plan.packs == 1 ? warp_kernel<F, 1> : warp_kernel<F, 2>, grid, block,
+                    plan.shared, stream, task, plan.lanes);
     case Regime::kBlock:
       return launch(block_kernel<F>, grid, block, plan.shared, stream, task);
     case Regime::kShared:
@@ -813,8 +820,8 @@ const char* run(const Plan& plan, const Task<typename F::T>& task, void* workspa
       return launch(strided_kernel<F>, grid, block, plan.shared, stream, task);
     case Regime::kSplit: {
       auto* partials = static_cast<Partial<F>*>(workspace);
-      const char* const error = launch(split_in_kernel<F>, grid, block, plan.shared, stream, task,
-                                       partials, plan.splits);
+      const char* const error =
+          launch(split_in_kernel<F>, grid, block, plan.shared, stream, task, partials, plan.splits);
       if (error != nullptr) return error;
       return launch(split_out_kernel<F>, grid, block, plan.shared, stream, task, partials,
                     plan.splits);
@@ -901,9 +908,8 @@ size_t sn_softmax_workspace_cuda(const SNSoftmaxArgs& args) {
 const char* sn_softmax_forward_cuda(const SNSoftmaxArgs& args, const void* logits, void* probs,
                                     void* entropy, void* workspace, void* stream) {
   return dispatch(args.dtype, [&](auto zero) {
-    return run<Forward<decltype(zero)>>(args, Pass::kForward,
-                                        {logits, nullptr, nullptr, probs, entropy}, workspace,
-                                        stream);
+    return run<Forward<decltype(zero)>>(
+        args, Pass::kForward, {logits, nullptr, nullptr, probs, entropy}, workspace, stream);
   });
 }
 

@@ -9,15 +9,15 @@
 
 namespace snsoftmax {
 
-constexpr int kPackBytes = 16;       ///< the widest global access; a pack is that many bytes of a row
-constexpr int kTileRows = 128;       ///< rows, and threads, of a tile
-constexpr int kTileRowBytes = 128;   ///< longest row that one thread takes by itself
-constexpr int kWarpThreads = 128;    ///< threads of a block whose warps work alone
-constexpr int kBlockThreads = 512;   ///< most threads that share a row
-constexpr int kBlockPacks = 2;       ///< packs that a thread of a block keeps in registers
-constexpr int kStridedThreads = 256; ///< most threads of a block of strided rows
-constexpr int kMaxSums = 5;          ///< sums over a row: 2 forward, 3 or 5 backward
-constexpr int kMaxSplits = 128;      ///< most blocks that share a row
+constexpr int kPackBytes = 16;  ///< the widest global access; a pack is that many bytes of a row
+constexpr int kTileRows = 128;  ///< rows, and threads, of a tile
+constexpr int kTileRowBytes = 128;          ///< longest row that one thread takes by itself
+constexpr int kWarpThreads = 128;           ///< threads of a block whose warps work alone
+constexpr int kBlockThreads = 512;          ///< most threads that share a row
+constexpr int kBlockPacks = 2;              ///< packs that a thread of a block keeps in registers
+constexpr int kStridedThreads = 256;        ///< most threads of a block of strided rows
+constexpr int kMaxSums = 5;                 ///< sums over a row: 2 forward, 3 or 5 backward
+constexpr int kMaxSplits = 128;             ///< most blocks that share a row
 constexpr int64_t kSplitBytes = 128 << 10;  ///< shortest row worth a second launch
 constexpr int64_t kMaxSize = (int64_t{1} << 31) - 4096;  ///< a row's elements are counted in int
 
@@ -35,21 +35,21 @@ enum class Regime {
 
 struct Device {
   int multiprocessors;
-  int max_threads;                     ///< per block
-  int64_t shared_per_block;            ///< bytes, the most that one may ask for
-  int64_t shared_per_multiprocessor;   ///< bytes
+  int max_threads;                    ///< per block
+  int64_t shared_per_block;           ///< bytes, the most that one may ask for
+  int64_t shared_per_multiprocessor;  ///< bytes
 };
 
 struct Plan {
   Regime regime = Regime::kWarp;
-  int lanes = 1;          ///< kWarp: threads per row
-  int packs = 1;          ///< kWarp: packs per thread, 1 or 2
-  int threads_x = 1;      ///< the block
-  int threads_y = 1;      ///< kStrided: threads per row
-  int splits = 1;         ///< kSplit: blocks per row
-  int64_t blocks = 0;     ///< the grid
-  size_t shared = 0;      ///< bytes of dynamic shared memory
-  size_t workspace = 0;   ///< bytes of device scratch
+  int lanes = 1;         ///< kWarp: threads per row
+  int packs = 1;         ///< kWarp: packs per thread, 1 or 2
+  int threads_x = 1;     ///< the block
+  int threads_y = 1;     ///< kStrided: threads per row
+  int splits = 1;        ///< kSplit: blocks per row
+  int64_t blocks = 0;    ///< the grid
+  size_t shared = 0;     ///< bytes of dynamic shared memory
+  size_t workspace = 0;  ///< bytes of device scratch
 };
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -85,9 +85,8 @@ inline Plan strided(const SNSoftmaxArgs& args, const Device& device) {
   plan.threads_x = std::max(32, std::min(kWarpThreads, device.max_threads) / plan.threads_y);
   plan.blocks = divide_up(rows, plan.threads_x);
   const size_t opmath = args.dtype == DType::kFloat64 ? 8 : 4;
-  plan.shared = plan.threads_y == 1
-                    ? 0
-                    : size_t{1 + kMaxSums} * plan.threads_x * plan.threads_y * opmath;
+  plan.shared =
+      plan.threads_y == 1 ? 0 : size_t{1 + kMaxSums} * plan.threads_x * plan.threads_y * opmath;
   return plan;
 }
 
