@@ -2,16 +2,23 @@
 
 from darts.genotype import Genotype, genotype_string
 from darts.network import build_network
+from darts.recipes import configure
+from darts.search import Callback, Result, Search, search
 from darts.spaces import SPACES, Space, get_space
 from darts.supernet import Supernet, build_supernet
 
 __all__ = [
     "SPACES",
+    "Callback",
     "Genotype",
+    "Result",
+    "Search",
     "Space",
     "Supernet",
     "build_network",
     "build_supernet",
+    "configure",
     "genotype_string",
     "get_space",
+    "search",
 ]

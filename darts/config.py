@@ -102,6 +102,9 @@ class SearchConfig:
     seed: int = setting(0, "seed of every random generator", at_least=0)
     device: str = setting("cpu", "device of the search, such as cpu or cuda:0")
     out: str = setting("", "run folder; empty = nothing is written")
+    checkpoint_minutes: float = setting(
+        10.0, "longest time between two checkpoints; one is written after every epoch too", above=0
+    )
     nb201: str = setting("", "compact NAS-Bench-201 table to look architectures up in")
     data: DataConfig = field(default_factory=DataConfig)
     supernet: SupernetConfig = field(default_factory=SupernetConfig)

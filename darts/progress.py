@@ -72,6 +72,12 @@ class Progress(Callback):
             cells.append(f"{record['nb201']['cifar10']:.2f}")
         self.console.print("".join(f"{cell:>10}" for cell in cells))
 
+    def stopped(self, message: str) -> None:
+        """End the bar and say why."""
+        if self.bar:
+            self.bar.stop()
+        self.console.print(message)
+
     def ended(self, search: Search, result: Result) -> None:
         """Print what was found."""
         if self.bar:

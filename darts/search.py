@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
 from darts.config import SearchConfig, as_dict
 from darts.data import (
     Batch,
@@ -98,8 +99,10 @@ class Search:
         config: see `configure`.
         images: an image set to use instead of `config.data.source`.
         callbacks: told about the progress.
+        resume: continue the run in the folder `config.out` from its newest checkpoint.
 
-    The same configuration gives the same bits on a CPU; the global random generator is seeded.
+    The same configuration gives the same bits on a CPU, interrupted and resumed or not; on CUDA
+    the order in which some kernels add may differ. The global random generator is seeded.
     """
 
     def __init__(
@@ -108,8 +111,10 @@ class Search:
         *,
         images: ImageSet | None = None,
         callbacks: Sequence[Callback] = (),
+        resume: bool = False,
     ) -> None:
         self.config = config
+        self.checkpoints: Checkpoints | None = None
         self.callbacks = list(callbacks)
         self.precision = torch.bfloat16 if config.supernet.precision == "bfloat16" else None
         self.space = get_space(config.space)
@@ -142,7 +147,26 @@ class Search:
         )
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
-        self.folder = RunFolder.create(config.out, as_dict(config)) if config.out else None
+        self.losses: list[Tensor] = []
+        """What the steps of the running epoch gave, on the device."""
+        self.seconds = 0.0
+        """Time that the running epoch took before it was interrupted."""
+        self.folder = self._open_folder(resume) if config.out else None
+        self.keeper = Keeper(self.checkpoints, self.state_dict, minutes=config.checkpoint_minutes)
+
+    def _open_folder(self, resume: bool) -> RunFolder:
+        """A new run folder, or the old one with the state that its newest checkpoint holds."""
+        config = as_dict(self.config)
+        folder = (
+            RunFolder.open(config["out"]) if resume else RunFolder.create(config["out"], config)
+        )
+        self.checkpoints = Checkpoints(folder.path, config)
+        state = self.checkpoints.load() if resume else None
+        folder.truncate_log(state["epoch"] if state else 0)
+        if state:
+            self.history = folder.records()
+            self.load_state_dict(state)
+        return folder
 
     def _batches(self) -> SearchBatches | Batches:
         """Pairs of batches, or single ones for a method that has no split."""
@@ -167,16 +191,22 @@ class Search:
                 yield batch, batch
 
     def run(self) -> Result:
-        """Train, select, write the run folder."""
+        """Train, select, write the run folder.
+
+        Raises:
+            Stopped: SIGTERM or SIGINT came; the state has been saved if there is a run folder.
+        """
         for callback in self.callbacks:
             callback.started(self)
-        while self.epoch < self.method.epochs and not self.method.finished:
-            record = self.run_epoch()
-            self.history.append(record)
-            if self.folder:
-                self.folder.append(record)
-            for callback in self.callbacks:
-                callback.epoch_ended(self, record)
+        with self.keeper:
+            while self.epoch < self.method.epochs and not self.method.finished:
+                record = self.run_epoch()
+                self.history.append(record)
+                if self.folder:
+                    self.folder.append(record)
+                self.keeper.save()
+                for callback in self.callbacks:
+                    callback.epoch_ended(self, record)
         genotype = self.method.select(self)
         row = self.table[str(genotype)] if self.table else None
         result = Result(
@@ -199,26 +229,52 @@ class Search:
 
     def run_epoch(self) -> dict[str, Any]:
         """One epoch of steps and the method's decisions; gives its record."""
-        start = time.perf_counter()
-        self.method.begin_epoch(self.epoch)
+        start = time.perf_counter() - self.seconds
+        steps, done = self.batches.steps, self.batches.position
+        if not done:
+            self.method.begin_epoch(self.epoch)
         self.method.prepare(self.net)
         self.net.train()
-        outcomes = []
-        steps = self.batches.steps
-        for step, (weight_batch, arch_batch) in enumerate(self.pairs(), start=1):
+        for step, (weight_batch, arch_batch) in enumerate(self.pairs(), start=done + 1):
             rate = self.method.learning_rate(self.epoch + (step - 1) / steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            outcomes.append(self.step(weight_batch, arch_batch))
+            self.losses.append(self.step(weight_batch, arch_batch))
             for callback in self.callbacks:
                 callback.stepped(self, step, steps)
-        losses = torch.stack(outcomes).cpu()  # the epoch's only wait for the device
+            self.seconds = time.perf_counter() - start
+            self.keeper.step_done()
+        losses = torch.stack(self.losses).cpu()  # the epoch's only wait for the device
         self.check_finite(losses)
         self.method.end_epoch(self)
         record = self.record(losses)
         record["seconds"] = time.perf_counter() - start
         self.epoch += 1
+        self.losses, self.seconds = [], 0.0
         return record
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the search goes on."""
+        return {
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "losses": [loss.cpu() for loss in self.losses],
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+            "batches": self.batches.state_dict(),
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict()` was taken."""
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.losses = [loss.to(self.config.device) for loss in state["losses"]]
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state_dict(state["method"])
+        self.batches.load_state_dict(state["batches"])
+        set_random_state(state["random"])
 
     def step(self, weight_batch: Batch, arch_batch: Batch) -> Tensor:
         """One weight step and one arch step; gives [weight loss, correct, arch loss, correct]."""
@@ -310,10 +366,11 @@ def search(
     *,
     images: ImageSet | None = None,
     callbacks: Sequence[Callback] = (),
+    resume: bool = False,
 ) -> Result:
     """Run one search; see `Search` for the arguments.
 
     >>> result = search(configure(method="edd", epochs=20))
     >>> print(result.genotype)
     """
-    return Search(config, images=images, callbacks=callbacks).run()
+    return Search(config, images=images, callbacks=callbacks, resume=resume).run()

@@ -14,11 +14,13 @@ from typing import Any
 
 import yaml
 
+from darts.checkpoint import Stopped
 from darts.config import ConfigError, SearchConfig, merge, nested, settings
 from darts.errors import UserError
 from darts.methods import METHODS
 from darts.progress import Progress
 from darts.recipes import configure
+from darts.run_folder import RunFolder
 from darts.search import Search
 
 FLAGS = {
@@ -50,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any other setting: " + ", ".join(p for p in known if p not in named.values()),
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="settings from a file")
+    parser.add_argument(
+        "--resume", metavar="DIR", help="go on with the interrupted search in this run folder"
+    )
     parser.add_argument("--quiet", action="store_true", help="plain lines without a progress bar")
     own = parser.add_argument_group("settings of single methods")
     own.add_argument("--scale", help="sn-softmax with scale s (same as --sn s=X), or off")
@@ -77,7 +82,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {
         path: value
         for path, value in vars(arguments).items()
-        if path not in ("run", "set", "config", "quiet", "scale", "smooth_temperature")
+        if path not in ("run", "set", "config", "resume", "quiet", "scale", "smooth_temperature")
     }
     for text in arguments.set:
         path, equals, value = text.partition("=")
@@ -111,6 +116,19 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search with a line an epoch on the terminal."""
-    config = configure(**overrides(arguments))
-    Search(config, callbacks=[Progress(quiet=arguments.quiet)]).run()
+    given = overrides(arguments)
+    if arguments.resume:
+        if given:
+            raise ConfigError(
+                f"--resume takes the run's own settings; leave out {', '.join(given)}"
+            )
+        given = RunFolder.open(arguments.resume).config | {"out": arguments.resume}
+    progress = Progress(quiet=arguments.quiet)
+    search = Search(configure(**given), callbacks=[progress], resume=bool(arguments.resume))
+    try:
+        search.run()
+    except Stopped as stop:
+        out = search.config.out
+        again = f"python -m darts search --resume {out}" if out else "nothing was saved (no --out)"
+        progress.stopped(f"{stop}; {again}")
     return 0

@@ -260,6 +260,7 @@ class Method:
             "parameters": [p.detach().clone() for p in self.parameters()],
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
+            "gradient_norms": list(self._norms),
             "kept": {name: _plain(getattr(self, name)) for name in self._kept()},
         }
 
@@ -270,6 +271,7 @@ class Method:
                 parameter.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
+        self._norms = [norms.to(self.device) for norms in state["gradient_norms"]]
         for name, value in state["kept"].items():
             current = getattr(self, name)
             if isinstance(current, Tensor):

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from darts.config import SearchConfig, setting
-from darts.methods.base import Weights, entropy, register
+from darts.methods.base import Weights, register
 from darts.methods.tempered import Tempered
 from darts.schedules import INITIAL_EXPECTATION, EDDPlan, EDDState, edd_update
 from darts.spaces import Space
@@ -84,8 +84,10 @@ class EntropyDecay(Tempered):
         """E(H(β)) of Eq. 13: at temperature 1 in the text, at the current one in the code."""
         t = torch.ones_like(self.temperature) if self.follows_paper else self.temperature
         with torch.no_grad():
-            betas = [sn_softmax(a, t, scale=None) for a in self.measured().values()]
-            edges = torch.cat([entropy(beta) for beta in betas])
+            pairs = [
+                sn_softmax(a, t, scale=None, return_entropy=True) for a in self.measured().values()
+            ]
+        edges = torch.cat([entropies for _, entropies in pairs])
         return float(edges.sum() if self.options.entropy == "sum" else edges.mean())
 
     def temperature_at(self, epoch: int) -> float:

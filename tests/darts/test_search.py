@@ -85,9 +85,7 @@ def test_alpha_and_weights_learn_from_their_own_halves(images):
     run.method.begin_epoch(0)
     run.step(weight_batch, arch_batch)
     assert not torch.equal(before, run.method.logits["cell"])
-    assert any(
-        not torch.equal(p, q) for p, q in zip(weights, run.net.parameters(), strict=True)
-    )
+    assert any(not torch.equal(p, q) for p, q in zip(weights, run.net.parameters(), strict=True))
     assert all(a.grad is None or a.grad.isfinite().all() for a in run.method.parameters())
 
 
@@ -172,3 +170,35 @@ def test_a_methods_state_survives_saving(images, tmp_path):
     other.begin_epoch(2)
     assert torch.equal(other.temperature, run.method.temperature)
     assert other.temperature < 1
+
+
+class Killed(Exception):
+    """Stands for the end of the process between two steps."""
+
+
+class Killer(Callback):
+    def __init__(self, after):
+        self.left = after
+
+    def stepped(self, search, step, steps):
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 5])
+def test_an_interrupted_search_goes_on_with_the_same_bits(images, tmp_path, after):
+    settings = {"data": {"batch_size": 64}, "epochs": 3, "checkpoint_minutes": 1e-9}
+    whole = Search(tiny(**settings), images=images)
+    expected = whole.run()
+    config = tiny(**settings, out=str(tmp_path / "run"))
+    with pytest.raises(Killed):
+        search(config, images=images, callbacks=[Killer(after)])
+    torch.manual_seed(99)
+    resumed = Search(config, images=images, resume=True)
+    result = resumed.run()
+    assert without_time(result.history) == without_time(expected.history)
+    assert result.genotype == expected.genotype
+    for p, q in zip(resumed.method.parameters(), whole.method.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert RunFolder.open(config.out).records() == result.history
