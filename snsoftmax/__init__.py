@@ -13,7 +13,8 @@ except ImportError as error:
 
 from snsoftmax import vmap as _vmap  # noqa: F401  registers the batching rules
 from snsoftmax.functional import build_info, sn_softmax
+from snsoftmax.mixture import mixture
 from snsoftmax.modules import SNSoftmax
 
-__all__ = ["SNSoftmax", "build_info", "sn_softmax"]
+__all__ = ["SNSoftmax", "build_info", "mixture", "sn_softmax"]
 __version__: str = _C.build_info()["version"]

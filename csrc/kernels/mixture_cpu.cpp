@@ -62,7 +62,9 @@ struct Channels {
   using U = typename Vector<uint32_t, N>::type;
 
   static SNSOFTMAX_INLINE V load(const T* p) {
-    if constexpr (std::is_same_v<T, BFloat16>) {
+    if constexpr (N == kLanes<T>) {
+      return snsoftmax::SNSOFTMAX_CAPABILITY::load(p);
+    } else if constexpr (std::is_same_v<T, BFloat16>) {
       H h;
       std::memcpy(&h, p, sizeof h);
       return reinterpret_cast<V>(__builtin_convertvector(h, U) << 16);
@@ -76,7 +78,9 @@ struct Channels {
     return v;
   }
   static SNSOFTMAX_INLINE void store(T* p, V v) {
-    if constexpr (std::is_same_v<T, BFloat16>) {
+    if constexpr (N == kLanes<T>) {
+      snsoftmax::SNSOFTMAX_CAPABILITY::store(p, v);
+    } else if constexpr (std::is_same_v<T, BFloat16>) {
       const U u = reinterpret_cast<U>(v);
       const U even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
       const U out = v != v ? (u >> 16) | 0x40u : even;  // rounding could make a NaN infinite
@@ -153,9 +157,10 @@ void statistics(const MixtureArgs& args, double* partial, int64_t begin, int64_t
   const int64_t block = block_pixels(args.channels);
   double* const m2 = partial + args.normalized * args.channels;
   std::fill(partial, partial + 2 * args.normalized * args.channels, 0.0);
-  for (int k = 0; k < args.normalized; ++k) {
-    for (int64_t b = begin; b < end; b += block) {
-      const int64_t n = std::min(block, end - b);
+  // Maps inside blocks: slices of one tensor then share the cache lines that hold them both.
+  for (int64_t b = begin; b < end; b += block) {
+    const int64_t n = std::min(block, end - b);
+    for (int k = 0; k < args.normalized; ++k) {
       each_group<kLanes<T>>(args.channels, 0, [&](auto lanes, int64_t c) SNSOFTMAX_LAMBDA {
         const int64_t i = k * args.channels + c;
         block_statistics<T, lanes.value>(at<const T>(args.maps[k], b) + c, args.maps[k].stride, n,

@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include "new_node.h"
+#include "node.h"
 
 namespace snsoftmax {
 
@@ -238,10 +238,10 @@ std::tuple<Tensor, Tensor, Tensor> forward_autograd(TensorList normalized, Tenso
   using torch::autograd::increment_version;
   using torch::autograd::isFwGradDefined;
   using torch::autograd::isFwGradDefinedTensorList;
-  decltype(new_node<MixtureBackward>()) node;
+  decltype(make_node<MixtureBackward>()) node;
   if (at::GradMode::is_enabled() &&
       (weights.requires_grad() || any_requires_grad(normalized) || any_requires_grad(plain))) {
-    node = new_node<MixtureBackward>();
+    node = make_node<MixtureBackward>();
     node->set_next_edges(torch::autograd::collect_next_edges(normalized, plain, weights));
     for (const Tensor& y : normalized) node->normalized.emplace_back(y, false);
     node->plain_maps = plain.size();
