@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <vector>
 
@@ -142,11 +143,16 @@ struct KernelCall {
 
 Temperature bind(const TemperatureArg& arg, const Tensor& logits, const Rows& rows, int64_t dim,
                  Tensor& keep) {
-  if (!arg.tensor) return {arg.value, nullptr, 0};
-  const Tensor& t = *arg.tensor;
   const auto type = opmath(logits.scalar_type());
+  const auto number = [&](double value) -> Temperature {
+    // A positive number that float would round to zero or infinity stays positive and finite.
+    if (type == at::kFloat) value = std::clamp<double>(value, FLT_MIN, FLT_MAX);
+    return {value, nullptr, 0};
+  };
+  if (!arg.tensor) return number(arg.value);
+  const Tensor& t = *arg.tensor;
   if (t.numel() == 1) {
-    if (t.is_cpu()) return {t.item<double>(), nullptr, 0};
+    if (t.is_cpu()) return number(t.item<double>());
     keep = t.to(type);
     return {0.0, keep.const_data_ptr(), 0};
   }

@@ -1,0 +1,72 @@
+# make search   set up, build, find an architecture with EDD-DARTS on digits, train it, draw it
+# make test     set up, build, check and test everything
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+BIN := $(abspath $(VENV))/bin
+READY := $(VENV)/.ready
+EXTENSION := build/.extension
+CMAKE := $(BIN)/cmake
+CTEST := $(BIN)/ctest
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+SOURCES := setup.py csrc/sources.txt $(shell find csrc/kernels csrc/torch -type f)
+OUT ?= runs/digits-edd
+
+.PHONY: search test test-fast lint ctest sanitize fuzz bench bench-operator bench-step wheel clean
+
+search: $(EXTENSION)
+	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --channels 8 \
+	  --cells 1 --seed 0 --evaluate --out $(OUT)
+
+test: lint ctest $(EXTENSION)
+	$(RUN) -m pytest
+
+test-fast: lint $(EXTENSION)
+	$(RUN) -m pytest -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ctest: $(READY)
+	$(CMAKE) -S . -B build/cmake
+	$(CMAKE) --build build/cmake -j $(JOBS)
+	$(CTEST) --test-dir build/cmake --output-on-failure
+
+# The kernels, CUDA sources included, under AddressSanitizer with UBSan and under ThreadSanitizer.
+sanitize: $(READY)
+	for kind in address thread; do \
+	  $(CMAKE) -S . -B build/$$kind -DSNSOFTMAX_SANITIZE=$$kind && \
+	  $(CMAKE) --build build/$$kind -j $(JOBS) && \
+	  $(CTEST) --test-dir build/$$kind --output-on-failure || exit 1; \
+	done
+
+fuzz: $(EXTENSION)
+	$(RUN) -m pytest tests/snsoftmax/test_fuzz.py --hypothesis-profile=fuzz
+
+bench: bench-operator bench-step
+
+bench-operator: $(EXTENSION)
+	$(RUN) -m bench.operator
+
+bench-step: $(EXTENSION)
+	$(RUN) -m bench.step
+
+wheel: $(READY)
+	$(RUN) -m build --wheel --no-isolation
+
+# The environment: PyTorch first, since the build compiles against it.
+$(READY): pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel build
+	$(RUN) -m pip install --quiet "torch>=2.10" torchvision numpy ninja "pybind11>=2.12"
+	$(RUN) -m pip install --no-build-isolation --config-settings editable_mode=compat -e ".[dev]"
+	mkdir -p build && touch $(READY) $(EXTENSION)
+
+$(EXTENSION): $(READY) $(SOURCES)
+	$(RUN) setup.py build_ext --inplace
+	mkdir -p build && touch $(EXTENSION)
+
+clean:
+	rm -rf build dist *.egg-info snsoftmax/*.so
