@@ -41,16 +41,22 @@ def setting(
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """What is searched on, and how it reaches the network."""
+class ImageConfig:
+    """Which images, and how they reach the network."""
 
     source: str = setting("digits", "digits, cifar10, cifar100, svhn, or the path of an .npz file")
     root: str = setting("data", "folder in which torchvision keeps its data sets")
     download: bool = setting(False, "fetch a torchvision data set that is not in root")
-    split: str = setting("", "JSON file of the weight/arch split; empty = a random half each")
     augment: bool = setting(True, "shift training images, and mirror them where the set allows it")
     batch_size: int = setting(64, "images a step", at_least=1)
     cutout: int = setting(0, "side of the square cut out of training images; 0 = none", at_least=0)
+
+
+@dataclass(frozen=True)
+class DataConfig(ImageConfig):
+    """What is searched on, and how it is shared out."""
+
+    split: str = setting("", "JSON file of the weight/arch split; empty = a random half each")
 
 
 @dataclass(frozen=True)

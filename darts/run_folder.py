@@ -150,9 +150,9 @@ class RunFolder:
         """Write the architecture found (the space's own text format) to `genotype.txt`."""
         return self.write_text("genotype.txt", genotype + "\n")
 
-    def write_weights(self, state: Mapping[str, Any]) -> Path:
-        """Write a `state_dict` to `weights.pt`; `torch.load(..., weights_only=True)` reads it."""
-        return self.write_with("weights.pt", lambda file: torch.save(dict(state), file))
+    def write_weights(self, state: Mapping[str, Any], name: str = "weights.pt") -> Path:
+        """Write a `state_dict`; `torch.load(..., weights_only=True)` reads it."""
+        return self.write_with(name, lambda file: torch.save(dict(state), file))
 
     def write_with(self, name: str, write: Callable[[IO[bytes]], Any]) -> Path:
         """Write a file as a whole through `write(file)`; give its path."""

@@ -20,7 +20,7 @@ class ImageSet:
 
     Args:
         name: what messages and reports call the set.
-        train_images: uint8 [N, C, H, W].
+        train_images: uint8 [N, C, H, W]; C is 3, or 1, which is repeated to 3.
         train_labels: int64 [N], from 0.
         test_images: uint8 [M, C, H, W], of the same C, H and W.
         test_labels: int64 [M].
@@ -47,6 +47,12 @@ class ImageSet:
                 raise UserError(
                     f"{self.name}: {part}_images must be non-empty uint8 [N, C, H, W], "
                     f"not {_describe(images)}."
+                )
+            if images.shape[1] == 1:  # the networks take colour images
+                object.__setattr__(self, f"{part}_images", images.expand(-1, 3, -1, -1))
+            elif images.shape[1] != 3:
+                raise UserError(
+                    f"{self.name}: images must have 1 or 3 channels, not {images.shape[1]}."
                 )
             if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
                 raise UserError(

@@ -54,14 +54,14 @@ def _digits(root: Path, download: bool) -> ImageSet:
     for the test.
 
     Scaled to 16x16, so that the last stage of a network with two stride-2 stages still sees 4x4
-    maps, and repeated to three channels, so that networks for colour images take them unchanged.
+    maps.
     """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     grey = torch.from_numpy(np.asarray(digits.images, dtype=np.float32))[:, None] * (255 / 16)
     large = F.interpolate(grey, scale_factor=2, mode="bilinear", align_corners=False)
-    images = large.round().to(torch.uint8).repeat(1, 3, 1, 1)
+    images = large.round().to(torch.uint8)
     labels = torch.from_numpy(np.asarray(digits.target, dtype=np.int64))
     test = torch.arange(len(images)) % 5 == 4
     return ImageSet("digits", images[~test], labels[~test], images[test], labels[test], flip=False)

@@ -91,7 +91,7 @@ def test_shared_cifar_subset(shared: Path) -> None:
             {"test_images": np.zeros((2, 3, 8, 9), np.uint8)},
             r"\[3, 8, 8\] but test images \[3, 8, 9\]",
         ),
-        ({"test_images": np.zeros((2, 1, 8, 8), np.uint8)}, "channels, height and width"),
+        ({"test_images": np.zeros((2, 2, 8, 8), np.uint8)}, "1 or 3 channels, not 2"),
         ({"train_labels": np.array([0, 1, 2])}, r"train_labels must be int64 \[4\]"),
         ({"train_labels": np.array([0.0, 1, 2, 1])}, "train_labels must be integers"),
         ({"test_labels": np.array([0, -1])}, "the smallest is -1"),
@@ -146,7 +146,7 @@ def test_torch_datasets_become_bytes() -> None:
     grey = [(torch.full((5, 5), value), value) for value in (0.0, 0.2, 1.0)]
     colour = [(np.full((5, 5, 3), 7, np.uint8), 1)]
     images = from_datasets(grey, grey)  # type: ignore[arg-type]
-    assert images.train_images[:, 0, 0, 0].tolist() == [0, 51, 255]
+    assert images.train_images[:, 2, 0, 0].tolist() == [0, 51, 255]
     assert from_datasets(colour, colour).train_images.shape == (1, 3, 5, 5)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="must lie in"):
         from_datasets([(torch.full((3, 5, 5), 1.5), 0)], grey)  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ def test_bad_split_file_is_one_sentence(tmp_path: Path, content: str, sentence: 
 
 def test_official_split_selects_the_official_halves(shared: Path) -> None:
     count = 50_000
-    pixels = torch.zeros(count, 1, 1, 1, dtype=torch.uint8)
+    pixels = torch.zeros(count, 3, 1, 1, dtype=torch.uint8)
     labels = torch.zeros(count, dtype=torch.int64)
     images = ImageSet("full", pixels, labels, pixels[:1], labels[:1])
     weights, arch = search_split(images, shared / "nb201_cifar10_split.json.gz")

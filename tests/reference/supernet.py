@@ -82,8 +82,6 @@ class ReferenceSupernet(nn.Module):
         skeleton = StackedSkeleton if space.skeleton == "nb201" else TwoInputSkeleton
         self.skeleton = skeleton(channels, cells, classes, make_cell)
 
-    def forward(
-        self, images: Tensor, weights: Mapping[str, Tensor], live: None = None
-    ) -> Tensor:
+    def forward(self, images: Tensor, weights: Mapping[str, Tensor], live: None = None) -> Tensor:
         logits: Tensor = self.skeleton(images, weights)
         return logits

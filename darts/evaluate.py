@@ -1,0 +1,433 @@
+"""Training a found architecture from scratch, as a table of results needs it.
+
+>>> from darts.evaluate import configure, evaluate
+>>> result = evaluate(configure(genotype="|nor_conv_3x3~0|+...", recipe="short"))
+>>> print(result.summary())
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
+from darts.config import (
+    ConfigError,
+    ImageConfig,
+    as_dict,
+    build,
+    merge,
+    nearest,
+    nested,
+    setting,
+)
+from darts.data import Batch, Batches, ImageSet, evaluation_batches, load
+from darts.errors import UserError
+from darts.genotype import Genotype
+from darts.network import build_network
+from darts.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The stand-alone network."""
+
+    channels: int = setting(16, "channels of the first cell", at_least=1)
+    cells: int = setting(1, "cells a stage (nb201), or in all (the other spaces)", at_least=1)
+    auxiliary: float = setting(0.0, "weight of the auxiliary head's loss; 0 = no head", at_least=0)
+    drop_path: float = setting(
+        0.0, "probability at the last epoch of dropping an operation, rising from 0", at_least=0
+    )
+    precision: Literal["float32", "bfloat16"] = setting("float32", "arithmetic of the feature maps")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """SGD with a falling learning rate."""
+
+    epochs: int = setting(10, "epochs", at_least=1)
+    learning_rate: float = setting(0.05, "learning rate at the start", above=0)
+    schedule: Literal["cosine", "linear"] = setting("cosine", "how the learning rate falls to 0")
+    warmup: int = setting(0, "epochs in which the learning rate rises from 0", at_least=0)
+    momentum: float = setting(0.9, "momentum", at_least=0, at_most=1)
+    nesterov: bool = setting(True, "Nesterov's form of momentum")
+    weight_decay: float = setting(5e-4, "L2 penalty", at_least=0)
+    clip: float = setting(5.0, "largest gradient norm; 0 = unlimited", at_least=0)
+    label_smoothing: float = setting(0.0, "label smoothing", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Everything that decides an evaluation."""
+
+    genotype: str = setting("", "architecture in its official text format")
+    recipe: str = setting("short", "named bundle of settings: short, nb201, darts")
+    seed: int = setting(0, "seed of the first training", at_least=0)
+    seeds: int = setting(1, "trainings, with seeds seed, seed + 1, ...", at_least=1)
+    device: str = setting("cpu", "device of the training, such as cpu or cuda:0")
+    out: str = setting("", "run folder; empty = nothing is written")
+    minutes: float = setting(10.0, "longest time between two checkpoints", above=0)
+    data: ImageConfig = field(default_factory=ImageConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # A few minutes on a CPU: tells networks apart on a small set, and is no number for a table.
+    "short": {},
+    # Dong & Yang, ICLR 2020, section 2.2: the training behind the benchmark's 200-epoch numbers.
+    "nb201": {
+        "network.channels": 16,
+        "network.cells": 5,
+        "training.epochs": 200,
+        "training.learning_rate": 0.1,
+        "training.clip": 0.0,
+        "data.batch_size": 256,
+    },
+    # Liu et al., ICLR 2019, section 3.3 and appendix A.2.
+    "darts": {
+        "network.channels": 36,
+        "network.cells": 20,
+        "network.auxiliary": 0.4,
+        "network.drop_path": 0.2,
+        "training.epochs": 600,
+        "training.learning_rate": 0.025,
+        "training.nesterov": False,
+        "training.weight_decay": 3e-4,
+        "data.batch_size": 96,
+        "data.cutout": 16,
+    },
+}
+"""Settings of each recipe that differ from the defaults, as {"group.name": value}."""
+
+
+def configure(**overrides: Any) -> EvaluationConfig:
+    """The whole configuration: defaults, the recipe's settings, overrides.
+
+    Args:
+        overrides: fields of `EvaluationConfig`; groups as mappings.
+
+    Raises:
+        ConfigError: an unknown name or an impossible value.
+        UserError: the genotype is malformed or does not fit the recipe.
+    """
+    asked = build(EvaluationConfig, overrides)
+    if asked.recipe not in RECIPES:
+        raise ConfigError(f"recipe {asked.recipe!r} is unknown{nearest(asked.recipe, RECIPES)}")
+    genotype = parse(asked.genotype)
+    layers = nested(RECIPES[asked.recipe])
+    if genotype.skeleton == "darts" and asked.recipe == "short":
+        layers = nested({"network.cells": 5})
+    config = build(EvaluationConfig, merge(layers, overrides))
+    if config.network.auxiliary and genotype.skeleton != "darts":
+        raise ConfigError(
+            "network.auxiliary needs a genotype of the DARTS spaces, and this one is of nb201"
+        )
+    return config
+
+
+def parse(text: str) -> Genotype:
+    """A genotype from its text, from a file that holds it, or from a run folder.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    path = Path(text) if text and "|" not in text and "(" not in text else None
+    if path and path.is_dir():
+        path = path / "genotype.txt"
+    if path and not path.is_file():
+        raise UserError(f"genotype={text!r} is neither an architecture nor a file that holds one.")
+    try:
+        return Genotype.parse(path.read_text(encoding="utf-8") if path else text)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured; accuracies in percent on the test images after the last epoch."""
+
+    genotype: Genotype
+    parameters: int
+    """Of the network without the auxiliary head."""
+    multiply_adds: int
+    """Of one image's forward pass (the field's "FLOPs")."""
+    top1: list[float]
+    """One value a seed."""
+    top5: list[float]
+    """One value a seed."""
+    folder: Path | None = None
+
+    def summary(self) -> str:
+        """One line for the terminal."""
+        return (
+            f"top-1 {_spread(self.top1)} %, top-5 {_spread(self.top5)} % on held-out images, "
+            f"{self.parameters / 1e6:.2f} M parameters, "
+            f"{self.multiply_adds / 1e6:.0f} M multiply-adds"
+        )
+
+
+def _spread(values: list[float]) -> str:
+    """Mean ± sample standard deviation."""
+    mean = statistics.fmean(values)
+    return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
+
+
+Report = Callable[[Mapping[str, Any]], None]
+"""Told the record of each epoch: seed, epoch, loss, accuracy, test_top1, test_top5, seconds."""
+
+
+class Training:
+    """One training of a network, resumable at any step.
+
+    Args:
+        config: see `configure`.
+        images: the set.
+        seed: seeds the weights, the batches and drop path.
+    """
+
+    def __init__(self, config: EvaluationConfig, images: ImageSet, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.config, self.images, self.seed = config, images, seed
+        self.net = build_network(
+            parse(config.genotype),
+            channels=config.network.channels,
+            cells=config.network.cells,
+            classes=images.classes,
+            auxiliary=config.network.auxiliary > 0,
+        ).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        t = config.training
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(),
+            lr=t.learning_rate,
+            momentum=t.momentum,
+            nesterov=t.nesterov,
+            weight_decay=t.weight_decay,
+        )
+        self.batches = Batches(
+            images,
+            batch_size=config.data.batch_size,
+            seed=seed,
+            device=config.device,
+            augment=config.data.augment,
+            cutout=config.data.cutout,
+        )
+        self._outcomes: list[Tensor] = []
+        self._seconds = 0.0
+        self._started = time.perf_counter()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that comes next, or runs, from 0."""
+        return self.batches.epoch_index
+
+    def run_epoch(self, keeper: Keeper | None = None) -> dict[str, Any]:
+        """Train to the end of the epoch and test; gives its record.
+
+        Raises:
+            UserError: the loss is no longer a number.
+            Stopped: see `Keeper`.
+        """
+        self._started = time.perf_counter()
+        epoch, steps = self.epoch, self.batches.steps
+        self.net.train()
+        if self.config.network.drop_path:
+            share = epoch / self.config.training.epochs
+            self.net.drop_path = self.config.network.drop_path * share  # type: ignore[assignment]
+        for batch in self.batches.epoch():
+            rate = self.learning_rate(epoch + (self.batches.position - 1) / steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self._outcomes.append(self._step(batch))
+            if keeper:
+                keeper.step_done()
+        outcomes = torch.stack(self._outcomes).double().cpu()
+        bad = (~outcomes[:, 0].isfinite()).nonzero()
+        if len(bad):
+            raise UserError(
+                f"the training loss is {float(outcomes[bad[0, 0], 0])} at step "
+                f"{int(bad[0, 0]) + 1} of epoch {epoch}: lower training.learning_rate or set "
+                "training.clip."
+            )
+        loss, correct = outcomes.mean(0).tolist()
+        top1, top5 = self.test()
+        record = {
+            "seed": self.seed,
+            "epoch": epoch,
+            "learning_rate": rate,
+            "loss": loss,
+            "accuracy": 100 * correct / self.config.data.batch_size,
+            "test_top1": top1,
+            "test_top5": top5,
+            "seconds": self._seconds + time.perf_counter() - self._started,
+        }
+        self._outcomes, self._seconds = [], 0.0
+        return record
+
+    def learning_rate(self, elapsed: float) -> float:
+        """Learning rate after `elapsed` epochs: a linear rise, then the schedule down to 0."""
+        t = self.config.training
+        if elapsed < t.warmup:
+            return t.learning_rate * (elapsed + 1 / self.batches.steps) / t.warmup
+        done = (elapsed - t.warmup) / max(t.epochs - t.warmup, 1e-9)
+        falls = (1 + math.cos(math.pi * done)) / 2 if t.schedule == "cosine" else 1 - done
+        return t.learning_rate * falls
+
+    def _step(self, batch: Batch) -> Tensor:
+        """One SGD step; gives [loss, correct predictions] on the device."""
+        logits, auxiliary = self._forward(batch.images)
+        smoothing = self.config.training.label_smoothing
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        total = loss
+        if auxiliary is not None:
+            extra = F.cross_entropy(auxiliary, batch.labels, label_smoothing=smoothing)
+            total = loss + self.config.network.auxiliary * extra
+        self.optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.config.training.clip:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.config.training.clip)
+        self.optimizer.step()
+        correct = (logits.argmax(1) == batch.labels).sum()
+        return torch.stack([loss.detach(), correct.float()])
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits and, while training with the head, auxiliary logits, in float32."""
+        half = self.config.network.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            output = self.net(images)
+        if isinstance(output, tuple):
+            return output[0].float(), output[1].float()
+        return output.float(), None
+
+    @torch.no_grad()
+    def test(self) -> tuple[float, float]:
+        """Top-1 and top-5 accuracy on the test images, in percent."""
+        self.net.eval()
+        hits = torch.zeros(2, device=self.config.device)
+        guesses = min(5, self.images.classes)
+        for batch in evaluation_batches(
+            self.images, batch_size=self.config.data.batch_size, device=self.config.device
+        ):
+            best = self._forward(batch.images)[0].topk(guesses).indices == batch.labels[:, None]
+            hits += torch.stack([best[:, 0].sum(), best.sum()])
+        first, within = (100 * hits.double().cpu() / len(self.images.test_labels)).tolist()
+        return first, within
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the rest of the training."""
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "batches": self.batches.state_dict(),
+            "outcomes": self._outcomes,
+            "seconds": self._seconds + time.perf_counter() - self._started,
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.batches.load_state_dict(state["batches"])
+        self._outcomes = [outcome.to(self.config.device) for outcome in state["outcomes"]]
+        self._seconds = state["seconds"]
+        set_random_state(state["random"])
+
+
+def evaluate(
+    config: EvaluationConfig,
+    *,
+    images: ImageSet | None = None,
+    report: Report | None = None,
+    resume: bool = False,
+) -> Evaluation:
+    """Train the architecture from scratch once for each seed and test it.
+
+    Args:
+        config: see `configure`.
+        images: an image set to use instead of `config.data.source`.
+        report: told the record of each epoch.
+        resume: go on from the newest checkpoint in `config.out`.
+
+    Raises:
+        UserError: data, genotype or run folder are not usable, or the training diverges.
+        Stopped: a signal asked for a stop; with a run folder, the state is saved.
+    """
+    images = images or load(
+        config.data.source, root=config.data.root, download=config.data.download
+    )
+    folder = _folder(config, resume)
+    checkpoints = Checkpoints(folder.path, as_dict(config)) if folder else None
+    state = checkpoints.load() if checkpoints and resume else None
+    history: list[dict[str, Any]] = []
+    if folder and state:
+        folder.truncate_log(state["records"])
+        history = folder.records()
+    finished = state["finished"] if state else []
+    training = Training(config, images, config.seed + len(finished))
+    if state and state["training"] is not None:
+        training.load_state_dict(state["training"])
+
+    def collect() -> dict[str, Any]:
+        current = training.state_dict() if len(finished) < config.seeds else None
+        return {"training": current, "finished": finished, "records": len(history)}
+
+    with Keeper(checkpoints, collect, minutes=config.minutes) as keeper:
+        while len(finished) < config.seeds:
+            while training.epoch < config.training.epochs:
+                record = training.run_epoch(keeper)
+                history.append(record)
+                if folder:
+                    folder.append(record)
+                if report:
+                    report(record)
+                keeper.save()
+            if folder:
+                folder.write_weights(training.net.state_dict(), f"weights-{training.seed}.pt")
+            finished.append([history[-1]["test_top1"], history[-1]["test_top5"]])
+            if len(finished) < config.seeds:
+                training = Training(config, images, config.seed + len(finished))
+            keeper.save()
+    parameters, multiply_adds = cost(config, images)
+    return Evaluation(
+        parse(config.genotype),
+        parameters,
+        multiply_adds,
+        [top1 for top1, _ in finished],
+        [top5 for _, top5 in finished],
+        folder.path if folder else None,
+    )
+
+
+def _folder(config: EvaluationConfig, resume: bool) -> RunFolder | None:
+    if not config.out:
+        if resume:
+            raise UserError("resume needs out, the folder of the run to go on with.")
+        return None
+    return RunFolder.open(config.out) if resume else RunFolder.create(config.out, as_dict(config))
+
+
+def cost(config: EvaluationConfig, images: ImageSet) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one image's forward pass, without the auxiliary head."""
+    with torch.device("meta"):
+        net = build_network(
+            parse(config.genotype),
+            channels=config.network.channels,
+            cells=config.network.cells,
+            classes=images.classes,
+        ).eval()
+        image = torch.empty(1, *images.train_images.shape[1:])
+        counter = FlopCounterMode(display=False)
+        with counter:
+            net(image)
+    return sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2
