@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,6 @@ from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
 from darts.config import SearchConfig, as_dict
 from darts.data import (
     Batch,
-    Batches,
     ImageSet,
     SearchBatches,
     evaluation_batches,
@@ -129,7 +128,16 @@ class Search:
         )
         torch.manual_seed(config.seed)
         self.method = get_method(config.method)(self.space, config)
-        self.batches = self._batches()
+        self.batches = SearchBatches(
+            self.images,
+            batch_size=data.batch_size,
+            seed=config.seed,
+            device=config.device,
+            split=data.split or None,
+            single_level=self.method.single_level,
+            augment=data.augment,
+            cutout=data.cutout,
+        )
         self.net = build_supernet(
             self.space,
             channels=config.supernet.channels,
@@ -167,28 +175,6 @@ class Search:
             self.history = folder.records()
             self.load_state_dict(state)
         return folder
-
-    def _batches(self) -> SearchBatches | Batches:
-        """Pairs of batches, or single ones for a method that has no split."""
-        data = self.config.data
-        arguments: dict[str, Any] = {
-            "batch_size": data.batch_size,
-            "seed": self.config.seed,
-            "device": self.config.device,
-            "augment": data.augment,
-            "cutout": data.cutout,
-        }
-        if self.method.single_level:
-            return Batches(self.images, **arguments)
-        return SearchBatches(self.images, split=data.split or None, **arguments)
-
-    def pairs(self) -> Iterator[tuple[Batch, Batch]]:
-        """(weight batch, arch batch) for every step of the epoch."""
-        if isinstance(self.batches, SearchBatches):
-            yield from self.batches.epoch()
-        else:
-            for batch in self.batches.epoch():
-                yield batch, batch
 
     def run(self) -> Result:
         """Train, select, write the run folder.
@@ -235,7 +221,7 @@ class Search:
             self.method.begin_epoch(self.epoch)
         self.method.prepare(self.net)
         self.net.train()
-        for step, (weight_batch, arch_batch) in enumerate(self.pairs(), start=done + 1):
+        for step, (weight_batch, arch_batch) in enumerate(self.batches.epoch(), start=done + 1):
             rate = self.method.learning_rate(self.epoch + (step - 1) / steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -312,21 +298,27 @@ class Search:
         return BatchLoss(self.net, batch, self.precision)(weights)
 
     @torch.no_grad()
-    def accuracy(self, weights: Weights) -> float:
-        """Accuracy in percent of the supernet with β = weights on the arch half, unaugmented."""
-        self.net.eval()
-        correct = torch.zeros((), device=self.config.device)
-        count = 0
+    def evaluate(self, weights: Weights) -> tuple[float, float]:
+        """Mean loss and accuracy in percent of the supernet with β = weights on the arch half.
+
+        Images are not augmented; batch statistics normalise, and running ones do not change.
+        """
+        kept = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
+        drop_path, self.net.drop_path = self.net.drop_path, 0.0
+        total = torch.zeros(2, device=self.config.device)
         batches = evaluation_batches(
             self.validation, batch_size=self.config.data.batch_size, device=self.config.device
         )
         for batch in batches:
             live = live_operations(weights)
             outcome = Outcome(*cross_entropy(self.net, batch, weights, live, self.precision))
-            correct += summary(outcome, batch)[1]
-            count += len(batch.labels)
-        self.net.train()
-        return 100 * float(correct) / count
+            loss, correct = summary(outcome, batch)
+            total += torch.stack([loss * len(batch.labels), correct])
+        for name, buffer in self.net.named_buffers():
+            buffer.copy_(kept[name])
+        self.net.drop_path = drop_path
+        loss_sum, correct_sum = (total / len(self.validation.test_labels)).tolist()
+        return loss_sum, 100 * correct_sum
 
     def record(self, losses: Tensor) -> dict[str, Any]:
         """What the log says of the epoch; `losses` [steps, 4] as from `step`."""

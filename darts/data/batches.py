@@ -236,6 +236,7 @@ class SearchBatches:
         seed: seeds both streams.
         device: where batches are made.
         split: file with an official split (see `search_split`).
+        single_level: no split; both batches are drawn from all training images.
         augment, cutout, rank, world: see `Batches`.
 
     An epoch is one pass over the half for the weights; the other half keeps pace (and repeats if it
@@ -250,12 +251,14 @@ class SearchBatches:
         seed: int,
         device: torch.device | str = "cpu",
         split: str | os.PathLike[str] | None = None,
+        single_level: bool = False,
         augment: bool = True,
         cutout: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        halves = search_split(images, split)
+        everything = torch.arange(len(images.train_images))
+        halves = (everything, everything) if single_level else search_split(images, split)
         seeds = torch.randint(2**62, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
         self.weights = Batches(
             images,

@@ -10,9 +10,9 @@ supernet   what is executed                       supernet_options, prepare
 epoch      schedules, decisions, the selection    begin_epoch, end_epoch, scores, select
 =========  =====================================  ================================================
 
-A method is a class in a file of this package, decorated with `register`. Hooks are cooperative:
-one that adds to another calls `super()`, so that methods combine by multiple inheritance. All
-draws come from `self.generator`; what changes during a search is named in `kept` and thus saved.
+A method is a class in a file of this package, decorated with `register`. Hooks are cooperative: one
+that adds to another calls `super()`, so that methods combine by multiple inheritance. All draws
+come from `self.generator`; what changes during a search is named in `kept` and thus saved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from darts.config import ConfigError, SearchConfig, build, nearest
-from darts.step import frozen
+from darts.step import Outcome, frozen
 from snsoftmax import sn_softmax
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ Weights = dict[str, Tensor]
 
 class Loss(Protocol):
     """Cross-entropy of the supernet on one batch as a function of β."""
+
+    outcome: Outcome | None
+    """The first evaluation, for the log."""
 
     def __call__(self, weights: Weights, *, skip: bool = False) -> Tensor:
         """The loss, differentiable in β and ω.
@@ -72,8 +75,11 @@ class Trainer(Protocol):
 
     net: Supernet
 
-    def accuracy(self, weights: Weights) -> float:
-        """Accuracy in percent of the supernet with β = weights on the arch half, unaugmented."""
+    def evaluate(self, weights: Weights) -> tuple[float, float]:
+        """Mean loss and accuracy in percent of the supernet with β = weights on the arch half.
+
+        Images are not augmented; batch statistics normalise, and running ones do not change.
+        """
         ...
 
     def validation_loss(self, weights: Weights) -> Tensor:
@@ -292,8 +298,9 @@ def _plain(value: Any) -> Any:
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy of each row in nats; rows are normalised first, 0·log 0 = 0."""
-    p = probabilities / probabilities.sum(-1, keepdim=True)
+    """Entropy of each row in nats; |rows| are normalised first, 0·log 0 = 0, a zero row has 0."""
+    p = probabilities.abs()
+    p = p / p.sum(-1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
     return -torch.xlogy(p, p).sum(-1)
 
 

@@ -2,15 +2,19 @@
 
 from darts.errors import UserError
 from darts.spaces.nasnet import DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4
-from darts.spaces.nb201 import NB201
+from darts.spaces.nb201 import NB201, NB201_WITHOUT_NONE
 from darts.spaces.table import Cell, Space
 
-SPACES = {space.name: space for space in (NB201, DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4)}
+SPACES = {
+    space.name: space
+    for space in (NB201, NB201_WITHOUT_NONE, DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4)
+}
 
 __all__ = [
     "DARTS",
     "DARTS_WITHOUT_NONE",
     "NB201",
+    "NB201_WITHOUT_NONE",
     "S1",
     "S2",
     "S3",

@@ -79,7 +79,7 @@ def test_the_log_says_what_happened(images):
 
 def test_alpha_and_weights_learn_from_their_own_halves(images):
     run = Search(tiny(), images=images)
-    weight_batch, arch_batch = next(run.pairs())
+    weight_batch, arch_batch = next(iter(run.batches.epoch()))
     before = run.method.logits["cell"].detach().clone()
     weights = [p.detach().clone() for p in run.net.parameters()]
     run.method.begin_epoch(0)
@@ -126,7 +126,7 @@ def test_zero_skip_changes_nothing_but_time(images):
     for skip in (True, False):
         supernet = {"channels": 4, "cells": 1, "zero_skip": skip}
         run = Search(tiny(method="darts-v1", supernet=supernet), images=images)
-        weight_batch, arch_batch = next(run.pairs())
+        weight_batch, arch_batch = next(iter(run.batches.epoch()))
         with torch.no_grad():
             run.method.logits["cell"][:, 2] = -1e4
         assert (run.method.weights()["cell"][:, 2] == 0).all()

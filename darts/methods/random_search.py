@@ -1,0 +1,69 @@
+"""Random search with weight sharing, and a random architecture: the controls.
+
+Li, Talwalkar: Random Search and Reproducibility for Neural Architecture Search, UAI 2019. Each
+weight step trains one architecture drawn uniformly; afterwards `samples` architectures are drawn
+and the one with the highest supernet accuracy is taken (100, as in AutoDL-Projects'
+search-cell.py). With `--samples 1 --epochs 1` it is one architecture drawn uniformly, whose mean
+over seeds is the space's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from darts.config import setting
+from darts.genotype import KEPT_EDGES, Genotype
+from darts.methods.base import Method, Step, Trainer, Weights, one_hot, register
+from darts.spaces import Space
+
+
+@register("random", "random search with weight sharing")
+class RandomSearch(Method):
+    """Samples architectures uniformly; α plays no part."""
+
+    @dataclass(frozen=True)
+    class Options(Method.Options):
+        """The final selection."""
+
+        samples: int = setting(100, "architectures compared at the end", at_least=1)
+
+    options: Options
+
+    @classmethod
+    def published(cls, space: Space) -> dict[str, Any]:
+        """Twice as long as DARTS in AutoDL-Projects; α stays at 0."""
+        return super().published(space) | {"epochs": 100, "arch.initial_scale": 0.0}
+
+    @property
+    def alpha_moves(self) -> bool:
+        """Never."""
+        return False
+
+    def draw(self) -> Weights:
+        """One-hot β of a uniformly drawn architecture."""
+        drawn = {}
+        for cell, table in self.space.cells.items():
+            on_edges = self.space.skeleton == "nb201"  # elsewhere an edge is left out instead
+            rows = [[float(on_edges or o != "none") for o in row] for row in table.candidates]
+            allowed = torch.tensor(rows, device=self.device)
+            pick = torch.multinomial(allowed, 1, generator=self.generator)[:, 0]
+            drawn[cell] = one_hot(pick, allowed)
+            for node in () if on_edges else table.nodes:
+                edges = torch.tensor(table.incoming(node), device=self.device)
+                order = torch.randperm(len(edges), generator=self.generator, device=self.device)
+                drawn[cell][edges[order[KEPT_EDGES:]]] = 0.0
+        return drawn
+
+    def training_weights(self, step: Step) -> Weights:
+        """A new architecture for every step."""
+        return self.draw()
+
+    def select(self, trainer: Trainer) -> Genotype:
+        """The best of several architectures by validation accuracy."""
+        drawn = [self.draw() for _ in range(self.options.samples)]
+        if len(drawn) == 1:
+            return self.space.derive(drawn[0])
+        return self.space.derive(max(drawn, key=lambda weights: trainer.evaluate(weights)[1]))

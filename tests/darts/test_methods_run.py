@@ -1,0 +1,124 @@
+"""Every method, end to end, on a part of the digits."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from darts.data import ImageSet, load
+from darts.errors import UserError
+from darts.methods import METHODS
+from darts.recipes import configure
+from darts.run_folder import RunFolder
+from darts.search import Callback, Search
+from darts.spaces import get_space
+
+SHORT = {
+    "random": {"samples": 3},
+    "darts-es": {"every": 1, "window": 1, "lag": 1, "earliest": 0},
+    **dict.fromkeys(["darts-pt", "darts-pt-fixed", "sdarts-rs-pt"], {"interval": 1}),
+    **dict.fromkeys(["sgas", "sgas-pt"], {"first": 1, "interval": 1}),
+}
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    digits = load("digits")
+    few = {
+        name: getattr(digits, name)[::5]
+        for name in ("train_images", "train_labels", "test_images", "test_labels")
+    }
+    return dataclasses.replace(digits, **few)
+
+
+def prepared(method: str, images: ImageSet, **overrides) -> Search:
+    config = configure(
+        **{
+            "method": method,
+            "epochs": 2,
+            "options": SHORT.get(method, {}),
+            "data": {"batch_size": 64, "cutout": 0},
+            "supernet": {"channels": 4, "cells": 1},
+            "arch": {"warmup": 1 if method in ("pc-darts", "edd-pc") else 0},
+            **overrides,
+        }
+    )
+    return Search(config, images=images)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_runs_on_nb201(method, images):
+    search = prepared(method, images)
+    result = search.run()
+    last = result.history[-1]
+    assert math.isfinite(last["weight_loss"])
+    assert 0 <= last["entropy"] <= math.log(5) + 1e-6
+    assert len(result.genotype.cell("cell")) == 6
+    assert all(p.isfinite().all() for p in search.net.parameters())
+    assert all(p.isfinite().all() for p in search.method.parameters())
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_two_runs_are_equal_and_so_is_an_interrupted_one(method, images, tmp_path):
+    class Stop(Callback):
+        def stepped(self, search, step, steps):
+            if search.epoch == 1:
+                raise KeyboardInterrupt
+
+    def outcome(search):
+        result = search.run()
+        logs = [{k: v for k, v in r.items() if k != "seconds"} for r in result.history]
+        return str(result.genotype), logs
+
+    settings = {"checkpoint_minutes": 1e-9}
+    once = prepared(method, images, **settings)
+    expected = outcome(once)
+    out = str(tmp_path / "run")
+    interrupted = prepared(method, images, **settings, out=out)
+    interrupted.callbacks.append(Stop())
+    try:
+        interrupted.run()
+    except KeyboardInterrupt:
+        pass
+    else:
+        assert interrupted.method.finished  # before the second epoch
+    resumed = Search(interrupted.config, images=images, resume=True)
+    assert outcome(resumed) == expected
+    for p, q in zip(once.method.parameters(), resumed.method.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert len(RunFolder.open(out).records()) == len(expected[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["darts", "s1", "s4"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_runs_on_the_darts_spaces(method, space, images):
+    supernet = {"channels": 4, "cells": 3}
+    try:
+        search = prepared(method, images, space=space, epochs=1, supernet=supernet)
+    except UserError as error:
+        pytest.skip(str(error))
+    result = search.run()
+    assert [len(result.genotype.cell(name)) for name in ("normal", "reduce")] == [8, 8]
+    if not method.startswith(("sgas", "darts-pt", "sdarts-rs-pt")):
+        return
+    for name, cell in get_space(space).cells.items():
+        fixed = search.method.fixed[name]
+        for node in cell.nodes:
+            assert sum(fixed[edge] >= 0 for edge in cell.incoming(node)) <= len(cell.incoming(node))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_runs_in_bfloat16(method, images):
+    supernet = {"channels": 4, "cells": 1, "precision": "bfloat16"}
+    result = prepared(method, images, epochs=1, supernet=supernet).run()
+    assert math.isfinite(result.history[-1]["weight_loss"])
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_says_where_it_comes_from(name):
+    method = METHODS[name]
+    module = __import__(method.__module__, fromlist=["x"])
+    assert method.summary
+    assert len(module.__doc__ or "") > 150
