@@ -70,13 +70,13 @@ class TrainingConfig:
 class EvaluationConfig:
     """Everything that decides an evaluation."""
 
-    genotype: str = setting("", "architecture in its official text format")
+    genotype: str = setting("", "architecture (official text), or a file or run folder with it")
     recipe: str = setting("short", "named bundle of settings: short, nb201, darts")
     seed: int = setting(0, "seed of the first training", at_least=0)
     seeds: int = setting(1, "trainings, with seeds seed, seed + 1, ...", at_least=1)
     device: str = setting("cpu", "device of the training, such as cpu or cuda:0")
     out: str = setting("", "run folder; empty = nothing is written")
-    minutes: float = setting(10.0, "longest time between two checkpoints", above=0)
+    checkpoint_minutes: float = setting(10.0, "longest time between two checkpoints", above=0)
     data: ImageConfig = field(default_factory=ImageConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -370,8 +370,8 @@ def evaluate(
     checkpoints = Checkpoints(folder.path, as_dict(config)) if folder else None
     state = checkpoints.load() if checkpoints and resume else None
     history: list[dict[str, Any]] = []
-    if folder and state:
-        folder.truncate_log(state["records"])
+    if folder:
+        folder.truncate_log(state["records"] if state else 0)
         history = folder.records()
     finished = state["finished"] if state else []
     training = Training(config, images, config.seed + len(finished))
@@ -382,7 +382,7 @@ def evaluate(
         current = training.state_dict() if len(finished) < config.seeds else None
         return {"training": current, "finished": finished, "records": len(history)}
 
-    with Keeper(checkpoints, collect, minutes=config.minutes) as keeper:
+    with Keeper(checkpoints, collect, minutes=config.checkpoint_minutes) as keeper:
         while len(finished) < config.seeds:
             while training.epoch < config.training.epochs:
                 record = training.run_epoch(keeper)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from darts.errors import UserError
+from darts.run_folder import atomic_write
 
 DATASETS = ("cifar10", "cifar100", "imagenet16_120")
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16_120": "ImageNet16-120"}
@@ -152,6 +154,25 @@ class Table:
             for name in DATASETS
         ]
         return f"NAS-Bench-201 #{self[arch].id}, test accuracy in %: {', '.join(parts)}"
+
+
+def write(rows: Sequence[Row], path: Path) -> None:
+    """Write a compact table, gzipped if the name ends in `.gz`, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        accuracies = {
+            f"{name}_{split}": value
+            for split, values in (("valid", row.valid), ("test", row.test))
+            for name, value in values.items()
+        }
+        fields = {"id": row.id, "arch": row.arch, "params": row.params, **accuracies}
+        writer.writerow(fields[column] for column in COLUMNS)
+    content = text.getvalue().encode()
+    with atomic_write(path) as file:
+        # Without a time stamp, so that equal tables are equal files.
+        file.write(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _records(stream: Iterator[str], file: Path) -> Iterator[dict[str, str]]:

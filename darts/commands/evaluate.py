@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from darts.config import ConfigError, merge, nested, settings
+from darts import options
+from darts.checkpoint import Stopped
 from darts.evaluate import EvaluationConfig, configure, evaluate
-from darts.run_folder import RunFolder
 
 FLAGS = {
     "data": "data.source",
@@ -28,41 +28,18 @@ FLAGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare every setting; values stay text until the configuration checks them."""
-    known = {path: field.metadata["doc"] for path, _, field in settings(EvaluationConfig)}
-    known["genotype"] += ", or a file or run folder that holds it"
-    named = {path: path for path in known if "." not in path} | FLAGS
-    for flag, path in named.items():
-        parser.add_argument(f"--{flag}", dest=path, default=argparse.SUPPRESS, help=known[path])
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="GROUP.NAME=VALUE",
-        help="any other setting: " + ", ".join(p for p in known if p not in named.values()),
-    )
-    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    options.declare(parser, EvaluationConfig, FLAGS)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train with a line an epoch on the terminal, then print the verdict."""
-    given = {
-        path: value
-        for path, value in vars(arguments).items()
-        if path not in ("run", "set", "resume")
-    }
-    for text in arguments.set:
-        path, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set needs GROUP.NAME=VALUE, not {text!r}")
-        given[path] = value
-    if arguments.resume:
-        if given:
-            raise ConfigError(f"--resume takes no other option, not {', '.join(given)}")
-        given = RunFolder.open(arguments.resume).config | {"out": arguments.resume}
-        config = configure(**given)
-    else:
-        config = configure(**merge(nested(given)))
-    result = evaluate(config, report=_line, resume=bool(arguments.resume))
+    config = configure(**options.given(arguments))
+    try:
+        result = evaluate(config, report=_line, resume=bool(arguments.resume))
+    except Stopped as stop:
+        again = f"python -m darts evaluate --resume {config.out}"
+        print(f"{stop}; {again if config.out else 'nothing was saved (no --out)'}")
+        return 0
     print(result.summary())
     return 0
 

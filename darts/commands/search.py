@@ -9,19 +9,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from darts import evaluate, options
 from darts.checkpoint import Stopped
-from darts.config import ConfigError, SearchConfig, merge, nested, settings
-from darts.errors import UserError
+from darts.config import ConfigError, SearchConfig
 from darts.methods import METHODS
 from darts.progress import Progress
 from darts.recipes import configure
-from darts.run_folder import RunFolder
-from darts.search import Search
+from darts.search import Result, Search
 
 FLAGS = {
     "data": "data.source",
@@ -40,22 +36,13 @@ FLAGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare every setting; values stay text until the configuration checks them."""
-    known = {path: field.metadata["doc"] for path, _, field in settings(SearchConfig)}
-    named = {path: path for path in known if "." not in path} | FLAGS
-    for flag, path in named.items():
-        parser.add_argument(f"--{flag}", dest=path, default=argparse.SUPPRESS, help=known[path])
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="GROUP.NAME=VALUE",
-        help="any other setting: " + ", ".join(p for p in known if p not in named.values()),
-    )
-    parser.add_argument("--config", metavar="FILE.yaml", help="settings from a file")
-    parser.add_argument(
-        "--resume", metavar="DIR", help="go on with the interrupted search in this run folder"
-    )
+    options.declare(parser, SearchConfig, FLAGS)
     parser.add_argument("--quiet", action="store_true", help="plain lines without a progress bar")
+    parser.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="then train the found network from scratch for a few epochs, and test it",
+    )
     own = parser.add_argument_group("settings of single methods")
     own.add_argument("--scale", help="sn-softmax with scale s (same as --sn s=X), or off")
     own.add_argument("--smooth-temperature", help="sn-softmax with st fixed (same as --sn st=X)")
@@ -79,56 +66,50 @@ def method_options() -> dict[str, tuple[str, list[str]]]:
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that a command line asks for, as a tree."""
-    given = {
-        path: value
-        for path, value in vars(arguments).items()
-        if path not in ("run", "set", "config", "resume", "quiet", "scale", "smooth_temperature")
-    }
-    for text in arguments.set:
-        path, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set needs GROUP.NAME=VALUE, not {text!r}")
-        given[path] = value
     if arguments.scale is not None and arguments.smooth_temperature is not None:
         raise ConfigError("--scale and --smooth-temperature exclude each other")
+    extra = {}
     if arguments.scale is not None:
-        given["options.sn"] = "off" if arguments.scale == "off" else f"s={arguments.scale}"
+        extra["options.sn"] = "off" if arguments.scale == "off" else f"s={arguments.scale}"
     if arguments.smooth_temperature is not None:
-        given["options.sn"] = f"st={arguments.smooth_temperature}"
-    file = read_yaml(arguments.config) if arguments.config else {}
-    return merge(file, nested(given))
-
-
-def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Settings from a YAML file.
-
-    Raises:
-        UserError: it cannot be read or holds no mapping.
-    """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config {os.fspath(path)!r} cannot be read: {error}.") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"config {os.fspath(path)!r} must hold a mapping of settings.")
-    return tree
+        extra["options.sn"] = f"st={arguments.smooth_temperature}"
+    return options.given(arguments, extra)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Search with a line an epoch on the terminal."""
-    given = overrides(arguments)
-    if arguments.resume:
-        if given:
-            raise ConfigError(
-                f"--resume takes the run's own settings; leave out {', '.join(given)}"
-            )
-        given = RunFolder.open(arguments.resume).config | {"out": arguments.resume}
     progress = Progress(quiet=arguments.quiet)
-    search = Search(configure(**given), callbacks=[progress], resume=bool(arguments.resume))
+    search = Search(
+        configure(**overrides(arguments)), callbacks=[progress], resume=bool(arguments.resume)
+    )
     try:
-        search.run()
+        result = search.run()
     except Stopped as stop:
         out = search.config.out
         again = f"python -m darts search --resume {out}" if out else "nothing was saved (no --out)"
         progress.stopped(f"{stop}; {again}")
+        return 0
+    if arguments.evaluate:
+        print(short_evaluation(search, result).summary())
+    if result.folder and (result.folder / "search.png").exists():
+        print(f"picture  {result.folder / 'search.png'}")
     return 0
+
+
+def short_evaluation(search: Search, result: Result) -> evaluate.Evaluation:
+    """A short training from scratch of what was found, in the run folder's `evaluation`."""
+    config = search.config
+    settings = evaluate.configure(
+        genotype=str(result.genotype),
+        seed=config.seed,
+        device=config.device,
+        out=os.path.join(config.out, "evaluation") if config.out else "",
+        data={"source": config.data.source, "batch_size": min(64, config.data.batch_size)},
+        network={"channels": config.supernet.channels, "cells": config.supernet.cells},
+    )
+    print(
+        f"training the found network from scratch: {settings.training.epochs} epochs, "
+        f"C={settings.network.channels}, N={settings.network.cells}",
+        flush=True,
+    )
+    return evaluate.evaluate(settings, images=search.images)
