@@ -228,7 +228,8 @@ def draw_cell(axes: Axes, choices: Sequence[Choice], *, title: str) -> None:
 
 
 def _number(record: EpochRecord, name: str) -> float:
-    return float(cast("dict[str, float]", record)[name])
+    """A number of the record; NaN, which is not drawn, where the epoch has none."""
+    return float(cast("dict[str, float]", record).get(name, math.nan))
 
 
 def _places(inputs: int, last: int) -> dict[int, tuple[float, float]]:

@@ -17,8 +17,8 @@ from darts.spaces import get_space
 SHORT = {
     "random": {"samples": 3},
     "darts-es": {"every": 1, "window": 1, "lag": 1, "earliest": 0},
-    **dict.fromkeys(["darts-pt", "darts-pt-fixed", "sdarts-rs-pt"], {"interval": 1}),
-    **dict.fromkeys(["sgas", "sgas-pt"], {"first": 1, "interval": 1}),
+    **{name: {"interval": 1} for name in ("darts-pt", "darts-pt-fixed", "sdarts-rs-pt")},
+    **{name: {"first": 1, "interval": 1} for name in ("sgas", "sgas-pt")},
 }
 
 
