@@ -89,4 +89,22 @@ void mixture_write_cpu(const MixtureArgs& args, const void* weights, const void*
                        const void* rstd, const double* sums, MixtureMap grad,
                        const MixtureGradients& gradients, int64_t begin, int64_t end);
 
+// ---- CUDA: whole calls, each a fixed number of launches on `stream` (a cudaStream_t). They return
+// null, or a message where a launch failed. Sums have a fixed order: same input, same bits. ----
+
+/// Bytes of device scratch that either call needs.
+size_t mixture_workspace_cuda(const MixtureArgs& args);
+
+/// In evaluation the running statistics are read, in training they are moved where not null.
+const char* mixture_forward_cuda(const MixtureArgs& args, const void* weights,
+                                 const MixtureRunning& running, bool training, double momentum,
+                                 double eps, void* mean, void* rstd, MixtureMap out,
+                                 MixtureMap rectified, void* workspace, void* stream);
+
+/// `grad_weights` is null where it is not wanted.
+const char* mixture_backward_cuda(const MixtureArgs& args, const void* weights, const void* mean,
+                                  const void* rstd, MixtureMap grad,
+                                  const MixtureGradients& gradients, void* grad_weights,
+                                  bool training, void* workspace, void* stream);
+
 }  // namespace snsoftmax

@@ -3,6 +3,11 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#ifdef SNSOFTMAX_WITH_CUDA
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
 #include <algorithm>
 #include <optional>
 #include <tuple>
@@ -93,14 +98,19 @@ const Tensor& check_forward(TensorList normalized, TensorList plain, const Tenso
   return like;
 }
 
+/// A gradient without elements is one that is not wanted.
+void check_gradient(const char* name, const Tensor& grad, const Tensor& like) {
+  if (grad.sym_numel() != 0) check_maps(name, grad, like);
+}
+
 void check_backward(const Tensor& grad, TensorList normalized, TensorList plain,
                     const Tensor& weights, const Tensor& mean, const Tensor& rstd,
                     TensorList grad_normalized, const BoolList& accumulate_normalized,
                     TensorList grad_plain, const BoolList& accumulate_plain) {
   const Tensor& like = check_inputs(normalized, plain, weights);
   check_maps("grad", grad, like);
-  check_maps("grad_normalized", grad_normalized, like);
-  check_maps("grad_plain", grad_plain, like);
+  for (const Tensor& g : grad_normalized) check_gradient("grad_normalized", g, like);
+  for (const Tensor& g : grad_plain) check_gradient("grad_plain", g, like);
   const auto one_each = [](const char* name, size_t given, size_t wanted) {
     TORCH_CHECK_VALUE(given == 0 || given == wanted, name, " must be empty or have ", wanted,
                       " entries, but has ", given);
@@ -192,6 +202,7 @@ MixtureGradients gradient_maps(TensorList grad_normalized, const BoolList& accum
   const auto add = [&](const char* name, TensorList grads, const BoolList& accumulate,
                        size_t first) {
     for (const auto i : c10::irange(grads.size())) {
+      if (grads[i].numel() == 0) continue;
       gradients.maps[first + i] = writable(name, grads[i]);
       if (!accumulate.empty() && accumulate[i]) gradients.accumulate |= uint64_t{1} << (first + i);
     }
@@ -228,11 +239,74 @@ class Chunks {
   std::vector<int64_t> bounds_;
 };
 
-std::tuple<Tensor, Tensor, Tensor> forward_cpu(TensorList normalized, TensorList plain,
-                                               const Tensor& weights, TensorList running_mean,
-                                               TensorList running_var, bool training,
-                                               double momentum, double eps,
-                                               const std::optional<Tensor>& rectified) {
+void forward_cpu(const MixtureArgs& args, const void* weights, const MixtureRunning& running,
+                 bool training, double momentum, double eps, void* mean, void* rstd, MixtureMap out,
+                 MixtureMap rectified) {
+  const Chunks chunks(args);
+  if (!training) {
+    mixture_running_statistics_cpu(args, running, eps, mean, rstd);
+  } else if (args.normalized > 0) {
+    const int64_t size = 2 * args.normalized * args.channels;
+    std::vector<double> partials(static_cast<size_t>(chunks.count() * size));
+    chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
+      mixture_statistics_cpu(args, partials.data() + i * size, begin, end);
+    });
+    mixture_merge_statistics_cpu(args, partials.data(), chunks.bounds(), chunks.count(), eps,
+                                 momentum, running, mean, rstd);
+  }
+  chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
+    mixture_combine_cpu(args, weights, mean, rstd, out, rectified, begin, end);
+  });
+}
+
+/// `grad_weights` is null where it is not wanted.
+void backward_cpu(const MixtureArgs& args, const void* weights, const void* mean, const void* rstd,
+                  MixtureMap grad, const MixtureGradients& gradients, void* grad_weights,
+                  bool training) {
+  const Chunks chunks(args);
+  const auto wanted = [&](int first, int last) {
+    return std::any_of(gradients.maps + first, gradients.maps + last,
+                       [](const MixtureMap& map) { return map.data != nullptr; });
+  };
+  const bool sums = training && wanted(0, args.normalized);
+  const int64_t size = (1 + args.normalized + args.plain) * args.channels;
+  std::vector<double> partials;
+  if (sums || grad_weights != nullptr) {
+    partials.resize(static_cast<size_t>(chunks.count() * size));
+    chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
+      mixture_reduce_cpu(args, mean, grad, grad_weights != nullptr, partials.data() + i * size,
+                         begin, end);
+    });
+    mixture_merge_sums_cpu(args, partials.data(), chunks.count(), rstd, grad_weights);
+  }
+  if (wanted(0, args.normalized + args.plain)) {
+    chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
+      mixture_write_cpu(args, weights, mean, rstd, sums ? partials.data() : nullptr, grad,
+                        gradients, begin, end);
+    });
+  }
+}
+
+// ---- CUDA ----
+
+#ifdef SNSOFTMAX_WITH_CUDA
+/// f(workspace, stream) on the device of `like`.
+template <class F>
+void on_device(const MixtureArgs& args, const Tensor& like, const F& f) {
+  const c10::cuda::CUDAGuard guard(like.device());
+  const Tensor workspace = at::empty({static_cast<int64_t>(mixture_workspace_cuda(args))},
+                                     like.options().dtype(at::kByte));
+  const char* error = f(workspace.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream().stream());
+  TORCH_CHECK(error == nullptr, "mixture could not be launched: ", error);
+}
+#endif
+
+// ---- either device ----
+
+std::tuple<Tensor, Tensor, Tensor> forward(TensorList normalized, TensorList plain,
+                                           const Tensor& weights, TensorList running_mean,
+                                           TensorList running_var, bool training, double momentum,
+                                           double eps, const std::optional<Tensor>& rectified) {
   const Tensor& like =
       check_forward(normalized, plain, weights, running_mean, running_var, training);
   if (rectified.has_value()) check_maps("rectified", *rectified, like);
@@ -243,35 +317,27 @@ std::tuple<Tensor, Tensor, Tensor> forward_cpu(TensorList normalized, TensorList
   Tensor out = at::empty(like.sizes(), like.options(), at::MemoryFormat::ChannelsLast);
   Tensor mean = at::empty({args.normalized, args.channels}, like.options().dtype(opmath(like)));
   Tensor rstd = at::empty_like(mean);
-
-  const Chunks chunks(args);
-  if (!training) {
-    mixture_running_statistics_cpu(args, running, eps, mean.mutable_data_ptr(),
-                                   rstd.mutable_data_ptr());
-  } else if (args.normalized > 0) {
-    const int64_t size = 2 * args.normalized * args.channels;
-    std::vector<double> partials(static_cast<size_t>(chunks.count() * size));
-    chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
-      mixture_statistics_cpu(args, partials.data() + i * size, begin, end);
-    });
-    mixture_merge_statistics_cpu(args, partials.data(), chunks.bounds(), chunks.count(), eps,
-                                 momentum, running, mean.mutable_data_ptr(),
-                                 rstd.mutable_data_ptr());
-  }
   const MixtureMap to = writable("out", out);
   const MixtureMap also = rectified.has_value() ? writable("rectified", *rectified) : MixtureMap{};
-  chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
-    mixture_combine_cpu(args, w.const_data_ptr(), mean.const_data_ptr(), rstd.const_data_ptr(), to,
-                        also, begin, end);
-  });
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (like.is_cuda()) {
+    on_device(args, like, [&](void* workspace, void* stream) {
+      return mixture_forward_cuda(args, w.const_data_ptr(), running, training, momentum, eps,
+                                  mean.mutable_data_ptr(), rstd.mutable_data_ptr(), to, also,
+                                  workspace, stream);
+    });
+    return {std::move(out), std::move(mean), std::move(rstd)};
+  }
+#endif
+  forward_cpu(args, w.const_data_ptr(), running, training, momentum, eps, mean.mutable_data_ptr(),
+              rstd.mutable_data_ptr(), to, also);
   return {std::move(out), std::move(mean), std::move(rstd)};
 }
 
-Tensor backward_cpu(const Tensor& grad, TensorList normalized, TensorList plain,
-                    const Tensor& weights, const Tensor& mean, const Tensor& rstd,
-                    TensorList grad_normalized, const BoolList& accumulate_normalized,
-                    TensorList grad_plain, const BoolList& accumulate_plain, bool need_grad_weights,
-                    bool training) {
+Tensor backward(const Tensor& grad, TensorList normalized, TensorList plain, const Tensor& weights,
+                const Tensor& mean, const Tensor& rstd, TensorList grad_normalized,
+                const BoolList& accumulate_normalized, TensorList grad_plain,
+                const BoolList& accumulate_plain, bool need_grad_weights, bool training) {
   check_backward(grad, normalized, plain, weights, mean, rstd, grad_normalized,
                  accumulate_normalized, grad_plain, accumulate_plain);
   Maps maps;
@@ -284,26 +350,19 @@ Tensor backward_cpu(const Tensor& grad, TensorList normalized, TensorList plain,
   const Tensor rstd_c = rstd.contiguous();
   Tensor grad_weights =
       at::empty({need_grad_weights ? args.normalized + args.plain : 0}, weights.options());
-
-  const Chunks chunks(args);
-  const int64_t size = (1 + args.normalized + args.plain) * args.channels;
-  std::vector<double> partials;
-  const bool needs_sums = training && !grad_normalized.empty();
-  if (needs_sums || need_grad_weights) {
-    partials.resize(static_cast<size_t>(chunks.count() * size));
-    chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
-      mixture_reduce_cpu(args, mean_c.const_data_ptr(), g, need_grad_weights,
-                         partials.data() + i * size, begin, end);
+  void* const dw = need_grad_weights ? grad_weights.mutable_data_ptr() : nullptr;
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (grad.is_cuda()) {
+    on_device(args, grad, [&](void* workspace, void* stream) {
+      return mixture_backward_cuda(args, w.const_data_ptr(), mean_c.const_data_ptr(),
+                                   rstd_c.const_data_ptr(), g, gradients, dw, training, workspace,
+                                   stream);
     });
-    mixture_merge_sums_cpu(args, partials.data(), chunks.count(), rstd_c.const_data_ptr(),
-                           need_grad_weights ? grad_weights.mutable_data_ptr() : nullptr);
+    return grad_weights;
   }
-  if (!grad_normalized.empty() || !grad_plain.empty()) {
-    chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
-      mixture_write_cpu(args, w.const_data_ptr(), mean_c.const_data_ptr(), rstd_c.const_data_ptr(),
-                        training ? partials.data() : nullptr, g, gradients, begin, end);
-    });
-  }
+#endif
+  backward_cpu(args, w.const_data_ptr(), mean_c.const_data_ptr(), rstd_c.const_data_ptr(), g,
+               gradients, dw, training);
   return grad_weights;
 }
 
@@ -363,10 +422,18 @@ TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
 }
 
 TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {
-  m.impl("mixture", differentiable<forward_cpu>);
-  m.impl("mixture_forward", forward_cpu);
-  m.impl("mixture_backward", backward_cpu);
+  m.impl("mixture", differentiable<forward>);
+  m.impl("mixture_forward", forward);
+  m.impl("mixture_backward", backward);
 }
+
+#ifdef SNSOFTMAX_WITH_CUDA
+TORCH_LIBRARY_IMPL(snsoftmax, CUDA, m) {
+  m.impl("mixture", differentiable<forward>);
+  m.impl("mixture_forward", forward);
+  m.impl("mixture_backward", backward);
+}
+#endif
 
 TORCH_LIBRARY_IMPL(snsoftmax, Meta, m) {
   m.impl("mixture", differentiable<forward_meta>);

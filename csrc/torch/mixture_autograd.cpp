@@ -151,24 +151,30 @@ struct MixtureBackward : torch::autograd::Node {
 
   void fused(const Tensor& grad, TensorList ys, TensorList xs, const Tensor& w,
              variable_list& inputs) {
-    const auto empty_like = [](TensorList maps) {
+    // One tensor a map, without elements where its gradient is not wanted; none if none is.
+    const auto allocate = [&](TensorList maps, size_t first) {
       std::vector<Tensor> grads;
-      grads.reserve(maps.size());
-      for (const Tensor& map : maps) {
-        grads.push_back(
-            at::empty_symint(map.sym_sizes(), map.options(), at::MemoryFormat::ChannelsLast));
+      if (!needs(first, maps.size())) return grads;
+      for (size_t i = 0; i < maps.size(); ++i) {
+        grads.push_back(needs(first + i, 1)
+                            ? at::empty_symint(maps[i].sym_sizes(), maps[i].options(),
+                                               at::MemoryFormat::ChannelsLast)
+                            : at::empty({0}, maps[i].options()));
       }
       return grads;
     };
-    std::vector<Tensor> grad_ys;
-    std::vector<Tensor> grad_xs;
-    if (needs(0, ys.size())) grad_ys = empty_like(ys);
-    if (needs(ys.size(), xs.size())) grad_xs = empty_like(xs);
+    const std::vector<Tensor> grad_ys = allocate(ys, 0);
+    const std::vector<Tensor> grad_xs = allocate(xs, ys.size());
     const bool need_grad_weights = needs(ys.size() + xs.size(), 1);
     Tensor grad_w = call_backward(grad, ys, xs, w, mean.unpack(), rstd.unpack(), grad_ys, grad_xs,
                                   need_grad_weights, training);
-    std::move(grad_ys.begin(), grad_ys.end(), inputs.begin());
-    std::move(grad_xs.begin(), grad_xs.end(), inputs.begin() + static_cast<int64_t>(ys.size()));
+    const auto hand_out = [&](const std::vector<Tensor>& grads, size_t first) {
+      for (size_t i = 0; i < grads.size(); ++i) {
+        if (needs(first + i, 1)) inputs[first + i] = grads[i];
+      }
+    };
+    hand_out(grad_ys, 0);
+    hand_out(grad_xs, ys.size());
     if (need_grad_weights) inputs.back() = std::move(grad_w);
   }
 
