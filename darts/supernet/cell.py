@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts.operations import FactorizedReduce, ReLUConvNorm, drop_path
+from darts.operations import FactorizedReduce, ReLUConvNorm, drop_path, noise_like
 from darts.skeleton import Place
 from darts.spaces.table import Cell
-from darts.supernet.branches import EPS, MOMENTUM, Statistics, Views, make_branch
-from darts.supernet.mixture import Normalized, mixture
+from darts.supernet.branches import EPS, MOMENTUM, Branch, Statistics, Views, make_branch
+from darts.supernet.leave import leave
+from darts.supernet.mixture import SharedMap, Summand, mixture
 from darts.supernet.plan import Live, Plan, Term, make_plan
 
-POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "avg_pool_3x3": lambda x, stride: F.avg_pool2d(x, 3, stride, 1, count_include_pad=False),
-    "max_pool_3x3": lambda x, stride: F.max_pool2d(x, 3, stride, 1),
-}
+AVERAGE = "avg_pool_3x3"
+POOLS = (AVERAGE, "max_pool_3x3")
+
+
+@lru_cache(maxsize=4096)
+def _indices(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """On the device once and for all, so that a step copies nothing to it."""
+    return torch.tensor(values, device=device)
 
 
 class Source(nn.Module):
@@ -46,47 +52,59 @@ class Source(nn.Module):
             if operation in POOLS and cell.normalize_pools:
                 self.pool_statistics[operation] = Statistics(1, channels, track)
 
-    def forward(self, x: Tensor, terms: list[Term]) -> dict[Term, Tensor | Normalized]:
-        """The map of each of ``terms``, all of which read this node's map ``x``."""
-        maps: dict[Term, Tensor | Normalized] = {}
-        rectified: Tensor | None = None
-        for operation in dict.fromkeys(term.operation for term in terms):
-            mine = [term for term in terms if term.operation == operation]
+    def forward(self, x: Tensor, terms: list[Term]) -> dict[Term, Summand]:
+        """What each of ``terms``, all of which read this node's map ``x``, contributes."""
+        operations = {t.operation: [u for u in terms if u.operation == t.operation] for t in terms}
+        rectify = any(operation in self.branches for operation in operations)
+        average = AVERAGE in operations and self.stride == 1
+        identity, rectified, averaged = leave(x, rectify, average)
+        summands: dict[Term, Summand] = {}
+        for operation, mine in operations.items():
             if operation in self.branches:
-                rectified = x.relu() if rectified is None else rectified
-                maps.update(self._branch(operation, rectified, mine))
-            elif operation == "noise":
-                shape_of = x[:, :, :: self.stride, :: self.stride]
-                maps.update((term, torch.randn_like(shape_of)) for term in mine)
-            else:
-                shared = self._pool(operation, x) if operation in POOLS else x
-                maps.update((term, shared) for term in mine)
-        return maps
+                assert rectified is not None
+                summands.update(self._branch(operation, rectified, mine))
+            elif operation != "noise":
+                y = self._edgeless(operation, identity, averaged)
+                shared = Summand(SharedMap.of(y))
+                summands.update((term, shared) for term in mine)
+        return summands
 
-    def _branch(self, operation: str, x: Tensor, terms: list[Term]) -> dict[Term, Normalized]:
+    def _branch(self, operation: str, x: Tensor, terms: list[Term]) -> dict[Term, Summand]:
         branch = self.branches[operation]
+        assert isinstance(branch, Branch)
         rows = [self.edges[operation].index(term.edge) for term in terms]
-        y: Tensor = branch(x, rows)
+        shared = SharedMap.of(branch(x, rows))
+        c = self.channels
         return {
-            term: Normalized(
-                y.narrow(1, i * self.channels, self.channels), *branch.statistics.row(r)
-            )
+            term: Summand(shared, True, i * c, c, *branch.statistics.row(r))
             for i, (term, r) in enumerate(zip(terms, rows, strict=True))
         }
 
-    def _pool(self, operation: str, x: Tensor) -> Tensor:
-        y = POOLS[operation](x, self.stride)
+    def _edgeless(self, operation: str, x: Tensor, averaged: Tensor | None) -> Tensor:
+        """The map of an operation without parameters, which is the same for every edge."""
+        if operation == "skip_connect":
+            return x
+        if operation == AVERAGE:
+            y = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False) if averaged is None else averaged
+        else:
+            y = F.max_pool2d(x, 3, self.stride, 1)
         if operation not in self.pool_statistics:
             return y
-        mean, var = self.pool_statistics[operation].row(0)
+        statistics = self.pool_statistics[operation]
+        assert isinstance(statistics, Statistics)
+        mean, var = statistics.row(0)
         return F.batch_norm(y, mean, var, None, None, self.training or mean is None, MOMENTUM, EPS)
 
     def views(self, edge: int, operation: str, of: Callable[[Tensor], Tensor]) -> Views:
         """Names within the conventional operation's module → this source's part for ``edge``."""
         if operation in self.branches:
-            return self.branches[operation].views(self.edges[operation].index(edge), of)
+            branch = self.branches[operation]
+            assert isinstance(branch, Branch)
+            return branch.views(self.edges[operation].index(edge), of)
         if operation in self.pool_statistics:
-            return self.pool_statistics[operation].views(0, "1")
+            statistics = self.pool_statistics[operation]
+            assert isinstance(statistics, Statistics)
+            return statistics.views(0, "1")
         return {}
 
 
@@ -127,19 +145,22 @@ class SearchCell(nn.Module):
         plan = make_plan(self.cell, live)
         if self.preprocess:
             inputs = [layer(x) for layer, x in zip(self.preprocess, inputs, strict=True)]
-        nodes = dict(enumerate(inputs))
-        maps: dict[Term, Tensor | Normalized] = {}
+        nodes: dict[int, Tensor] = {}
+        summands: dict[Term, Summand] = {}
+        for node, x in enumerate(inputs):
+            nodes[node] = self._leave(node, x, plan, summands)
         for node in self.cell.nodes:
-            for u in set(nodes).difference(t.source for t in maps):
-                self._leave(u, nodes[u], plan, maps)
-            nodes[node] = self._arrive(node, nodes, plan, maps, beta)
+            x = self._arrive(node, nodes, plan.nodes[node], summands, beta)
+            nodes[node] = self._leave(node, x, plan, summands)
         if self.cell.concatenate:
             return torch.cat([nodes[n] for n in self.cell.nodes], dim=1)
         return nodes[self.cell.nodes[-1]]
 
-    def _leave(self, u: int, x: Tensor, plan: Plan, maps: dict[Term, Tensor | Normalized]) -> None:
-        if terms := plan.outgoing(u):
-            maps.update(self.sources[str(u)](self._active(x), terms))
+    def _leave(self, node: int, x: Tensor, plan: Plan, summands: dict[Term, Summand]) -> Tensor:
+        """Compute all that leaves ``node``, whose map is ``x``."""
+        if terms := plan.outgoing(node):
+            summands.update(self.sources[str(node)](self._active(x), terms))
+        return x
 
     def _active(self, x: Tensor) -> Tensor:
         """The channels that go through the operations (PC-DARTS: the first 1/K)."""
@@ -149,39 +170,38 @@ class SearchCell(nn.Module):
         self,
         node: int,
         nodes: Mapping[int, Tensor],
-        plan: Plan,
-        maps: Mapping[Term, Tensor | Normalized],
+        terms: Sequence[Term],
+        summands: Mapping[Term, Summand],
         beta: Tensor,
     ) -> Tensor:
-        terms = plan.nodes[node]
+        """The map of ``node``."""
+        edge = self.cell.incoming(node)[0]
+        step = self.cell.stride(edge)
+        like = self._active(nodes[self.cell.edges[edge][0]])[:, :, ::step, ::step]
+        read = {t: summands.get(t) or Summand(SharedMap.of(noise_like(like))) for t in terms}
+        groups: Sequence[Sequence[Term]] = [terms] if terms else []
         if self.drop_path > 0.0 and self.training:
-            edges = {term.edge: [t for t in terms if t.edge == term.edge] for term in terms}
-            parts = [
-                drop_path(self._mix(group, maps, beta), self.drop_path) for group in edges.values()
-            ]
-            out = sum(parts[1:], parts[0]) if parts else None
-        else:
-            out = self._mix(terms, maps, beta) if terms else None
-        if out is None:
-            edge = self.cell.incoming(node)[0]
-            step = self.cell.stride(edge)
-            out = torch.zeros_like(
-                self._active(nodes[self.cell.edges[edge][0]])[:, :, ::step, ::step]
-            )
+            groups = [[t for t in terms if t.edge == e] for e in {t.edge: None for t in terms}]
+        parts = [self._mix({t: read[t] for t in group}, beta) for group in groups]
+        if self.drop_path > 0.0 and self.training:
+            parts = [drop_path(part, self.drop_path) for part in parts]
+        out = sum(parts[1:], parts[0]) if parts else torch.zeros_like(like)
         return out if self.partial == 1 else self._bypass(node, nodes, out, beta)
 
-    def _mix(
-        self,
-        terms: list[Term] | tuple[Term, ...],
-        maps: Mapping[Term, Tensor | Normalized],
-        beta: Tensor,
-    ) -> Tensor:
-        normalized = [(t, m) for t in terms if isinstance(m := maps[t], Normalized)]
-        plain = [(t, m) for t in terms if isinstance(m := maps[t], Tensor)]
-        columns = beta.shape[1]
-        index = [t.edge * columns + t.column for t, _ in (*normalized, *plain)]
-        weights = beta.reshape(-1)[index]
-        return mixture([m for _, m in normalized], [m for _, m in plain], weights, self.training)
+    def _mix(self, read: Mapping[Term, Summand], beta: Tensor) -> Tensor:
+        entries: dict[int, tuple[Summand, list[int]]] = {}
+        for term, summand in sorted(read.items(), key=lambda pair: not pair[1].normalized):
+            _, index = entries.setdefault(id(summand), (summand, []))
+            index.append(term.edge * beta.shape[1] + term.column)
+        flat = beta.reshape(-1)
+        indices = [index for _, index in entries.values()]
+        if all(len(index) == 1 for index in indices):
+            weights = flat[_indices(tuple(i for (i,) in indices), beta.device)]
+        else:  # a map that counts twice: DARTS-'s auxiliary skip beside the candidate
+            weights = torch.stack(
+                [flat[_indices(tuple(index), beta.device)].sum() for index in indices]
+            )
+        return mixture([summand for summand, _ in entries.values()], weights, self.training)
 
     def _bypass(
         self, node: int, nodes: Mapping[int, Tensor], mixed: Tensor, beta: Tensor

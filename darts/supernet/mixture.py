@@ -1,34 +1,188 @@
-"""The weighted sum at a node: out = Σ_k w_k·batchnorm(y_k) + Σ_l w_l·x_l."""
+"""The weighted sum at a node: out = Σ_k w_k·batchnorm(y_k) + Σ_l w_l·x_l, and its gradient.
+
+The maps that a node sums are shared: an identity or a pooled map is read by several nodes, and the
+convolutions of several edges are channel slices of one map. Left to autograd, every reader would
+produce a gradient of its own, to be padded and added. Instead the readers of a map write into one
+`SharedGradient`, and the last of them hands it on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
+import snsoftmax  # noqa: F401  (registers the operators)
 from darts.supernet.branches import EPS, MOMENTUM
 
+_ops = torch.ops.snsoftmax
 
-class Normalized(NamedTuple):
-    """A map that is batch-normalised, with its running statistics (None: not tracked)."""
+
+class SharedGradient:
+    """The gradient of a map in the backward pass under way, written by all its readers."""
+
+    def __init__(self) -> None:
+        self.readers = 0
+        self._task = -1
+        self._done = 0
+        self._buffer: Tensor | None = None
+
+    def open(self, map: Tensor) -> tuple[Tensor, bool]:
+        """Where to write, and whether something is there. Each reader calls this once a pass."""
+        task = torch._C._current_graph_task_id()
+        if task != self._task or self._buffer is None:
+            self._task, self._done = task, 0
+            self._buffer = torch.empty_like(map)
+        self._done += 1
+        return self._buffer, self._done > 1
+
+    def close(self) -> Tensor | None:
+        """The whole gradient for the last reader, None for those before."""
+        if self._done < self.readers:
+            return None
+        gradient, self._buffer = self._buffer, None
+        return gradient
+
+
+class SharedMap(NamedTuple):
+    """A map that nodes read, and the gradient that they share."""
 
     map: Tensor
-    mean: Tensor | None
-    var: Tensor | None
+    gradient: SharedGradient
+
+    @classmethod
+    def of(cls, map: Tensor) -> SharedMap:
+        """``map``, with no reader yet."""
+        return cls(map, SharedGradient())
 
 
-def mixture(
-    normalized: Sequence[Normalized], plain: Sequence[Tensor], weights: Tensor, training: bool
-) -> Tensor:
-    """Sum of ``normalized`` maps and ``plain`` maps, weighted by ``weights`` in that order."""
-    terms = [
-        F.batch_norm(y, mean, var, None, None, training or mean is None, MOMENTUM, EPS)
-        for y, mean, var in normalized
-    ]
-    out: Tensor | None = None
-    for w, x in zip(weights.unbind(), [*terms, *plain], strict=True):
-        out = w.to(x.dtype) * x if out is None else out + w.to(x.dtype) * x
-    assert out is not None
+class Summand(NamedTuple):
+    """What a node reads: ``channels`` of a shared map from ``start`` on.
+
+    A ``normalized`` map is batch-normalised; ``mean`` and ``var`` are its running statistics
+    (None: not tracked). A plain map is read whole.
+    """
+
+    shared: SharedMap
+    normalized: bool = False
+    start: int = 0
+    channels: int = 0
+    mean: Tensor | None = None
+    var: Tensor | None = None
+
+
+class _Slice(NamedTuple):
+    """Which of a node's maps, and which channels of it."""
+
+    index: int
+    normalized: bool
+    start: int
+    channels: int
+
+    def of(self, maps: Sequence[Tensor]) -> Tensor:
+        map = maps[self.index]
+        if not self.normalized or map.shape[1] == self.channels:
+            return map
+        return map.narrow(1, self.start, self.channels)
+
+
+class _Mixture(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        slices: Sequence[_Slice],
+        gradients: Sequence[SharedGradient],
+        normalization: tuple[list[Tensor], list[Tensor], bool, float, float],
+        weights: Tensor,
+        *maps: Tensor,
+    ) -> Tensor:
+        k = sum(s.normalized for s in slices)
+        parts = [s.of(maps) for s in slices]
+        out, mean, rstd = _ops.mixture_forward(parts[:k], parts[k:], weights, *normalization)
+        for gradient, needed in zip(gradients, ctx.needs_input_grad[4:], strict=True):
+            gradient.readers += needed
+        ctx.save_for_backward(weights, mean, rstd, *maps)
+        ctx.slices, ctx.gradients, ctx.normalization = slices, gradients, normalization
+        assert isinstance(out, Tensor)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights, mean, rstd, *maps = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, None, None, *_differentiable(ctx, grad, weights, maps)
+        needs_weights, *needs_maps = ctx.needs_input_grad[3:]
+        nowhere = grad.new_empty(0)
+        buffers, written = zip(
+            *(
+                gradient.open(map) if needs else (nowhere, False)
+                for gradient, map, needs in zip(ctx.gradients, maps, needs_maps, strict=True)
+            ),
+            strict=True,
+        )
+        k = sum(s.normalized for s in ctx.slices)
+        parts = [s.of(maps) for s in ctx.slices]
+        targets = [s.of(buffers) if needs_maps[s.index] else nowhere for s in ctx.slices]
+        grad_weights = _ops.mixture_backward(
+            grad,
+            parts[:k],
+            parts[k:],
+            weights,
+            mean,
+            rstd,
+            targets[:k],
+            [],
+            targets[k:],
+            [written[s.index] for s in ctx.slices[k:]],
+            needs_weights,
+            ctx.normalization[2],
+        )
+        closed = (
+            gradient.close() if needs else None
+            for gradient, needs in zip(ctx.gradients, needs_maps, strict=True)
+        )
+        return None, None, None, grad_weights if needs_weights else None, *closed
+
+
+def _differentiable(
+    ctx: Any, grad: Tensor, weights: Tensor, maps: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The gradients of the weights and of each map as functions that can be differentiated again.
+
+    Aliases stand for the inputs, since one map may be computed from another.
+    """
+    inputs = [x.view_as(x) for x in (weights, *maps)]
+    k = sum(s.normalized for s in ctx.slices)
+    parts = [s.of(inputs[1:]) for s in ctx.slices]
+    means, variances, training, momentum, eps = ctx.normalization
+    statistics = ([], []) if training else (means, variances)
+    out, _, _ = _ops.mixture(parts[:k], parts[k:], inputs[0], *statistics, training, momentum, eps)
+    wanted = [x for x, needs in zip(inputs, ctx.needs_input_grad[3:], strict=True) if needs]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+    return [next(found) if needs else None for needs in ctx.needs_input_grad[3:]]
+
+
+def mixture(summands: Sequence[Summand], weights: Tensor, training: bool) -> Tensor:
+    """The weighted sum of ``summands``, the normalised ones first, with ``weights`` in that order.
+
+    ``weights``: 1-d, of the parameters' dtype. Running statistics are updated if ``training``. A
+    plain map must not occur twice.
+    """
+    shared = {id(s.shared.gradient): s.shared for s in summands}
+    positions = {key: i for i, key in enumerate(shared)}
+    slices = tuple(
+        _Slice(positions[id(s.shared.gradient)], s.normalized, s.start, s.channels)
+        for s in summands
+    )
+    means = [s.mean for s in summands if s.mean is not None]
+    variances = [s.var for s in summands if s.var is not None]
+    out: Tensor = _Mixture.apply(
+        slices,
+        [s.gradient for s in shared.values()],
+        (means, variances, training or not means, MOMENTUM, EPS),
+        weights,
+        *(s.map for s in shared.values()),
+    )
     return out

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from darts.spaces import NB201, SPACES, Space
 from darts.step import arch_step, weight_step
-from darts.supernet import Supernet, build_supernet, 
+from darts.supernet import Supernet, build_supernet
 from tests.reference.supernet import ReferenceSupernet
 
 Pair = tuple[ReferenceSupernet, Supernet]

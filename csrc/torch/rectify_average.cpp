@@ -1,0 +1,151 @@
+// The operators on what leaves a node: the CPU kernel over threads, ATen elsewhere.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "../kernels/rectify_average.h"
+
+namespace snsoftmax {
+
+namespace {
+
+using at::Tensor;
+using Gradient = std::optional<Tensor>;
+
+constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
+
+void check(const Tensor& x) {
+  TORCH_CHECK_VALUE(x.dim() == 4, "x must be [N, C, H, W], but has ", x.dim(), " dimensions");
+  TORCH_CHECK_TYPE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble ||
+                       x.scalar_type() == at::kBFloat16,
+                   "x must be float32, float64 or bfloat16, but is ", x.scalar_type());
+}
+
+RowsArgs arguments(const Tensor& x) {
+  RowsArgs args;
+  args.dtype = x.scalar_type() == at::kDouble     ? DType::kFloat64
+               : x.scalar_type() == at::kBFloat16 ? DType::kBFloat16
+                                                  : DType::kFloat32;
+  args.height = x.size(2);
+  args.width = x.size(3);
+  args.channels = x.size(1);
+  return args;
+}
+
+/// f(begin, end) over the rows of x, in parts for the threads.
+template <class F>
+void over_rows(const Tensor& x, const F& f) {
+  const int64_t rows = x.numel() == 0 ? 0 : x.size(0) * x.size(2);
+  const int64_t grain = rows == 0 ? 1 : std::max<int64_t>(1, 32768 * rows / x.numel());
+  at::parallel_for(0, rows, grain, f);
+}
+
+std::tuple<Tensor, Tensor> rectify_average_cpu_op(const Tensor& given, bool rectify, bool average) {
+  check(given);
+  const Tensor x = given.contiguous(kLayout);
+  const auto output = [&](bool wanted) {
+    return wanted ? at::empty_like(x) : at::empty({0}, x.options());
+  };
+  Tensor rectified = output(rectify);
+  Tensor averaged = output(average);
+  over_rows(x, [&](int64_t begin, int64_t end) {
+    rectify_average_cpu(arguments(x), x.const_data_ptr(),
+                        rectify ? rectified.mutable_data_ptr() : nullptr,
+                        average ? averaged.mutable_data_ptr() : nullptr, begin, end);
+  });
+  return {rectified, averaged};
+}
+
+std::tuple<Tensor, Tensor> rectify_average_aten(const Tensor& x, bool rectify, bool average) {
+  check(x);
+  return {rectify ? x.relu() : at::empty({0}, x.options()),
+          average ? at::avg_pool2d(x, 3, 1, 1, false, false) : at::empty({0}, x.options())};
+}
+
+/// The first gradient there is, which all have the shape of.
+const Tensor& check_backward(const Gradient& rectified, const Gradient& identity,
+                             const Gradient& through_relu, const Gradient& through_average) {
+  TORCH_CHECK_VALUE(identity || through_relu || through_average,
+                    "one of the gradients must be given");
+  TORCH_CHECK_VALUE(rectified || !through_relu, "grad_rectified needs rectified");
+  return identity ? *identity : through_relu ? *through_relu : *through_average;
+}
+
+Tensor rectify_average_backward_cpu_op(const Gradient& rectified, const Gradient& identity,
+                                       const Gradient& through_relu,
+                                       const Gradient& through_average) {
+  const Tensor& like = check_backward(rectified, identity, through_relu, through_average);
+  check(like);
+  const auto dense = [](const Gradient& g) { return g ? g->contiguous(kLayout) : Tensor(); };
+  const auto data = [](const Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; };
+  const Tensor r = dense(rectified);
+  const Tensor a = dense(identity);
+  const Tensor b = dense(through_relu);
+  const Tensor c = dense(through_average);
+  Tensor grad = at::empty_like(like, like.options().memory_format(kLayout));
+  over_rows(grad, [&](int64_t begin, int64_t end) {
+    rectify_average_backward_cpu(arguments(grad), data(r), data(a), data(b), data(c),
+                                 grad.mutable_data_ptr(), begin, end);
+  });
+  return grad;
+}
+
+Tensor rectify_average_backward_aten(const Gradient& rectified, const Gradient& identity,
+                                     const Gradient& through_relu,
+                                     const Gradient& through_average) {
+  check(check_backward(rectified, identity, through_relu, through_average));
+  Tensor grad;
+  const auto add = [&](const Tensor& term) { grad = grad.defined() ? grad + term : term; };
+  if (through_relu) add(at::threshold_backward(*through_relu, *rectified, 0));
+  if (through_average) {
+    const Tensor& g = *through_average;
+    add(at::avg_pool2d_backward(g, g, 3, 1, 1, false, false, std::nullopt));
+  }
+  if (identity) add(*identity);
+  return grad;
+}
+
+std::tuple<Tensor, Tensor> rectify_average_meta(const Tensor& x, bool rectify, bool average) {
+  check(x);
+  const auto output = [&](bool wanted) {
+    return wanted ? at::empty_like(x, x.options().memory_format(kLayout))
+                  : at::empty({0}, x.options());
+  };
+  return {output(rectify), output(average)};
+}
+
+Tensor rectify_average_backward_meta(const Gradient& rectified, const Gradient& identity,
+                                     const Gradient& through_relu,
+                                     const Gradient& through_average) {
+  const Tensor& like = check_backward(rectified, identity, through_relu, through_average);
+  return at::empty_like(like, like.options().memory_format(kLayout));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
+  m.def("rectify_average(Tensor x, bool rectify, bool average) -> (Tensor, Tensor)");
+  m.def(
+      "rectify_average_backward(Tensor? rectified, Tensor? grad_identity, Tensor? grad_rectified, "
+      "Tensor? grad_averaged) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {
+  m.impl("rectify_average", rectify_average_cpu_op);
+  m.impl("rectify_average_backward", rectify_average_backward_cpu_op);
+}
+
+TORCH_LIBRARY_IMPL(snsoftmax, CUDA, m) {
+  m.impl("rectify_average", rectify_average_aten);
+  m.impl("rectify_average_backward", rectify_average_backward_aten);
+}
+
+TORCH_LIBRARY_IMPL(snsoftmax, Meta, m) {
+  m.impl("rectify_average", rectify_average_meta);
+  m.impl("rectify_average_backward", rectify_average_backward_meta);
+}
+
+}  // namespace snsoftmax
