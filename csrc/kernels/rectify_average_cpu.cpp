@@ -23,12 +23,14 @@ template <class T, class F>
 SNSOFTMAX_INLINE void each_vector(int64_t begin, int64_t end, const F& f) {
   int64_t i = begin;
   for (; i + kLanes<T> <= end; i += kLanes<T>) {
-    f(i, [](const auto* p) __attribute__((always_inline)) { return load(p); },
-      [](auto* p, auto v) __attribute__((always_inline)) { store(p, v); });
+    f(
+        i, [](const auto* p) __attribute__((always_inline)) { return load(p); },
+        [](auto* p, auto v) __attribute__((always_inline)) { store(p, v); });
   }
   if (const int64_t n = end - i; n > 0) {
-    f(i, [n](const auto* p) __attribute__((always_inline)) { return load_first(p, n, 0); },
-      [n](auto* p, auto v) __attribute__((always_inline)) { store_first(p, n, v); });
+    f(
+        i, [n](const auto* p) __attribute__((always_inline)) { return load_first(p, n, 0); },
+        [n](auto* p, auto v) __attribute__((always_inline)) { store_first(p, n, v); });
   }
 }
 
@@ -61,16 +63,14 @@ struct Rows {
   /// The rows that a window around row r covers, as flat indices.
   int64_t first(int64_t r) const { return r % args.height == 0 ? r : r - 1; }
   int64_t stop(int64_t r) const { return r % args.height == args.height - 1 ? r + 1 : r + 2; }
-  S share(int64_t r) const {
-    return S(1) / static_cast<S>(covered(r % args.height, args.height));
-  }
+  S share(int64_t r) const { return S(1) / static_cast<S>(covered(r % args.height, args.height)); }
   void forward(const T* x, T* rectified, T* averaged, int64_t r) {
     if (rectified != nullptr) {
-      each_vector<T>(r * length, (r + 1) * length, [&](int64_t i, auto get, auto put)
-                         __attribute__((always_inline)) {
-        const V v = get(x + i);
-        put(rectified + i, select(v < V{}, V{}, v));  // keeps a NaN
-      });
+      each_vector<T>(r * length, (r + 1) * length,
+                     [&](int64_t i, auto get, auto put) __attribute__((always_inline)) {
+                       const V v = get(x + i);
+                       put(rectified + i, select(v < V{}, V{}, v));  // keeps a NaN
+                     });
     }
     if (averaged == nullptr) return;
     each_vector<T>(0, length, [&](int64_t i, auto get, auto put) __attribute__((always_inline)) {
@@ -78,11 +78,12 @@ struct Rows {
       for (int64_t q = first(r); q < stop(r); ++q) v += get(x + q * length + i);
       put(column + i, v);
     });
-    each_part<S>(args, [&](int64_t begin, int64_t end, S share_of_width)
-                     __attribute__((always_inline)) {
+    each_part<S>(args, [&](int64_t begin, int64_t end,
+                           S share_of_width) __attribute__((always_inline)) {
       const S scale = share(r) * share_of_width;
       each_vector<T>(begin, end, [&](int64_t i, auto get, auto put) __attribute__((always_inline)) {
-        const V v = get(column + i - args.channels) + get(column + i) + get(column + i + args.channels);
+        const V v =
+            get(column + i - args.channels) + get(column + i) + get(column + i + args.channels);
         put(averaged + r * length + i, v * scale);
       });
     });
@@ -91,17 +92,17 @@ struct Rows {
   void backward(const T* rectified, const T* grad_identity, const T* grad_rectified,
                 const T* grad_averaged, T* grad, int64_t r) {
     if (grad_averaged != nullptr) {
-      each_part<S>(args, [&](int64_t begin, int64_t end, S share_of_width)
-                       __attribute__((always_inline)) {
-        each_vector<T>(begin, end, [&](int64_t i, auto get, auto put)
-                           __attribute__((always_inline)) {
-          V v{};
-          for (int64_t q = first(r); q < stop(r); ++q) {
-            v += get(grad_averaged + q * length + i) * (share(q) * share_of_width);
-          }
-          put(column + i, v);
-        });
-      });
+      each_part<S>(
+          args, [&](int64_t begin, int64_t end, S share_of_width) __attribute__((always_inline)) {
+            each_vector<T>(
+                begin, end, [&](int64_t i, auto get, auto put) __attribute__((always_inline)) {
+                  V v{};
+                  for (int64_t q = first(r); q < stop(r); ++q) {
+                    v += get(grad_averaged + q * length + i) * (share(q) * share_of_width);
+                  }
+                  put(column + i, v);
+                });
+          });
     }
     const int64_t start = r * length;
     each_vector<T>(0, length, [&](int64_t i, auto get, auto put) __attribute__((always_inline)) {
