@@ -1,0 +1,492 @@
+"""The fused mixture against batch norm, multiplication and addition, one map at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from snsoftmax import mixture, reference
+
+# Of the float64 reference's largest value: a few roundings of the result, and of the sums.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 8e-3}
+
+
+def opmath(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclass
+class Case:
+    """Inputs of one call; the normalised maps are slices of one tensor where `sliced`."""
+
+    dtype: torch.dtype = torch.float64
+    normalized: int = 2
+    plain: int = 2
+    shape: tuple[int, int, int, int] = (3, 4, 5, 6)
+    sliced: bool = True
+    offset: float = 1.0
+    seed: int = 0
+    ys: list[Tensor] = field(init=False)
+    xs: list[Tensor] = field(init=False)
+    weights: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        n, c, h, w = self.shape
+
+        def draw(channels: int) -> Tensor:
+            t = torch.randn(n, channels, h, w, generator=generator, dtype=torch.float64)
+            return (3 * t + self.offset).to(self.dtype).to(memory_format=torch.channels_last)
+
+        if self.sliced and self.normalized:
+            self.ys = list(torch.split(draw(c * self.normalized), c, 1))
+        else:
+            self.ys = [draw(c) for _ in range(self.normalized)]
+        self.xs = [draw(c) for _ in range(self.plain)]
+        self.weights = torch.rand(
+            self.normalized + self.plain, generator=generator, dtype=torch.float64
+        ).to(opmath(self.dtype))
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        return [*self.ys, *self.xs, self.weights]
+
+    def call(
+        self, function: Callable[..., Tensor], inputs: Sequence[Tensor], **kwargs: Any
+    ) -> Tensor:
+        k = self.normalized
+        return function(list(inputs[:k]), list(inputs[k:-1]), inputs[-1], **kwargs)
+
+    def running(self, dtype: torch.dtype) -> dict[str, list[Tensor]]:
+        channels = self.shape[1]
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        draws = [
+            torch.rand(2, channels, generator=generator, dtype=torch.float64) + 0.5
+            for _ in range(self.normalized)
+        ]
+        return {
+            "running_mean": [d[0].to(dtype) for d in draws],
+            "running_var": [d[1].to(dtype) for d in draws],
+        }
+
+
+def leaves(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Detached, in place as they are laid out, or converted to `dtype`; requiring gradients."""
+    return [(t if dtype is None else t.to(dtype)).detach().requires_grad_() for t in tensors]
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    scale = expected.abs().max().clamp_min(1e-30)
+    return float(((actual.to(expected.dtype) - expected).abs().max() / scale).detach())
+
+
+def compare(case: Case, **kwargs: Any) -> None:
+    """Output, every gradient and the running statistics."""
+    tolerance = TOLERANCE[case.dtype]
+    tracked = kwargs.pop("tracked", False)
+    ours = case.running(opmath(case.dtype)) if tracked else {}
+    theirs = case.running(torch.float64) if tracked else {}
+    inputs, exact = leaves(case.inputs), leaves(case.inputs, torch.float64)
+    out = case.call(mixture, inputs, **ours, **kwargs)
+    wanted = case.call(reference.mixture, exact, **theirs, **kwargs)
+    assert out.dtype == case.dtype
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert error(out, wanted) < tolerance
+    g = torch.randn(case.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    g = g.to(case.dtype)
+    actual = torch.autograd.grad(out, inputs, g)
+    expected = torch.autograd.grad(wanted, exact, g.double())
+    # A gradient of weights is one sum over all values: it may cancel far below its terms.
+    largest = max(float(e.abs().max()) for e in expected[-1:])
+    for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert a.dtype == inputs[i].dtype
+        worst = float((a.double() - e).abs().max())
+        assert worst <= tolerance * max(float(e.abs().max()), largest if e.dim() == 1 else 0.0), i
+    for name in ours:
+        for a, e in zip(ours[name], theirs[name], strict=True):
+            assert error(a, e) < max(TOLERANCE[opmath(case.dtype)], 1e-13)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7, 8, 16, 20, 33, 64])
+def test_training_matches_batch_norm(dtype: torch.dtype, channels: int) -> None:
+    compare(Case(dtype, 3, 2, (3, channels, 5, 7)), tracked=True)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("normalized", "plain"), [(0, 1), (1, 0), (0, 3), (6, 6), (40, 24)])
+def test_numbers_of_maps(dtype: torch.dtype, normalized: int, plain: int) -> None:
+    compare(Case(dtype, normalized, plain, (2, 8, 4, 4)), tracked=True)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_several_blocks_and_threads(dtype: torch.dtype) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        compare(Case(dtype, 3, 3, (9, 16, 17, 19)), tracked=True)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_evaluation_uses_the_running_statistics(dtype: torch.dtype) -> None:
+    compare(Case(dtype), tracked=True, training=False)
+
+
+def test_evaluation_leaves_the_running_statistics_alone() -> None:
+    case = Case()
+    running, before = case.running(torch.float64), case.running(torch.float64)
+    case.call(mixture, case.inputs, training=False, **running)
+    for name in running:
+        assert all(torch.equal(a, b) for a, b in zip(running[name], before[name], strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dtype=st.sampled_from(list(TOLERANCE)),
+    normalized=st.integers(0, 5),
+    plain=st.integers(0, 5),
+    shape=st.tuples(*[st.integers(1, n) for n in (5, 40, 9, 9)]),
+    sliced=st.booleans(),
+    momentum=st.floats(0, 1),
+)
+def test_any_shape(
+    dtype: torch.dtype,
+    normalized: int,
+    plain: int,
+    shape: tuple[int, int, int, int],
+    sliced: bool,
+    momentum: float,
+) -> None:
+    if normalized + plain == 0:
+        plain = 1
+    n, c, h, w = shape
+    if normalized and n * h * w < 8:  # a variance of few values can be anywhere near eps
+        shape = (n + 7, c, h, w)
+    compare(
+        Case(dtype, normalized, plain, shape, sliced), tracked=normalized > 0, momentum=momentum
+    )
+
+
+@pytest.mark.parametrize("offset", [1e3, -1e5])
+def test_statistics_do_not_cancel_far_from_zero(offset: float) -> None:
+    case = Case(torch.float32, 2, 0, (8, 16, 16, 16), offset=offset)
+    inputs = leaves(case.inputs)
+    out = case.call(mixture, inputs)
+    wanted = case.call(reference.mixture, leaves(case.inputs, torch.float64))
+    # The mean itself is rounded to float32: that much, of a deviation of 3, is inherent.
+    assert float((out.double() - wanted).abs().max()) < 2e-7 * abs(offset)
+
+
+def test_an_outlier_first_does_not_spoil_the_variance() -> None:
+    case = Case(torch.float32, 1, 0, (4, 16, 16, 16))
+    case.ys[0][0, :, 0, 0] = 1e4
+    out = case.call(mixture, case.inputs)
+    wanted = case.call(reference.mixture, [t.double() for t in case.inputs])
+    assert error(out, wanted) < 2e-6
+
+
+def layouts(t: Tensor) -> dict[str, Tensor]:
+    """The same values, laid out otherwise."""
+    n, c, h, w = t.shape
+    wide = torch.full((n, 3 * c, h, w), float("nan"), dtype=t.dtype).to(
+        memory_format=torch.channels_last
+    )
+    wide[:, c : 2 * c] = t
+    larger = torch.zeros(n, c, h + 2, w + 3, dtype=t.dtype).to(memory_format=torch.channels_last)
+    larger[:, :, 1:-1, 1:-2] = t
+    return {
+        "nchw": t.contiguous(),
+        "slice": wide[:, c : 2 * c],
+        "window": larger[:, :, 1:-1, 1:-2],
+        "transposed": t.transpose(2, 3).contiguous().transpose(2, 3),
+        "every second": torch.stack([t, t], -1)[..., 1],
+    }
+
+
+@pytest.mark.parametrize("layout", ["nchw", "slice", "window", "transposed", "every second"])
+def test_layouts(layout: str) -> None:
+    case = Case()
+    inputs = leaves(case.inputs)
+    out = case.call(mixture, inputs)
+    g = torch.randn_like(out)
+    expected = torch.autograd.grad(out, inputs, g)
+    other = leaves([layouts(t)[layout] for t in case.inputs[:-1]] + [case.weights])
+    out_other = case.call(mixture, other)
+    assert torch.equal(out_other, out)
+    for a, e in zip(
+        torch.autograd.grad(out_other, other, layouts(g)[layout]), expected, strict=True
+    ):
+        assert torch.equal(a, e)
+
+
+def test_maps_of_one_pixel_or_one_sample() -> None:
+    for shape in [(9, 8, 1, 1), (1, 8, 3, 3), (1, 8, 1, 9), (1, 1, 9, 1)]:
+        compare(Case(torch.float64, 2, 1, shape))
+
+
+def test_same_bits_every_time() -> None:
+    case = Case(torch.float32, 3, 3, (16, 16, 16, 16))
+    inputs = leaves(case.inputs)
+
+    def run() -> list[Tensor]:
+        out = case.call(mixture, inputs)
+        return [out, *torch.autograd.grad(out, inputs, torch.ones_like(out))]
+
+    first = run()
+    for _ in range(5):
+        assert all(torch.equal(a, b) for a, b in zip(run(), first, strict=True))
+
+
+# ---- derivatives ----
+
+
+def small(case: Case) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    return (lambda *inputs: case.call(mixture, inputs)), tuple(leaves(case.inputs))
+
+
+def test_gradients_of_every_kind_by_finite_differences() -> None:
+    f, inputs = small(Case(torch.float64, 2, 2, (2, 3, 2, 2), sliced=False))
+    assert torch.autograd.gradcheck(f, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(f, inputs, check_fwd_over_rev=True, check_rev_over_rev=True)
+
+
+def test_gradients_in_evaluation_by_finite_differences() -> None:
+    case = Case(torch.float64, 2, 1, (2, 3, 2, 2))
+    running = case.running(torch.float64)
+
+    def f(*inputs: Tensor) -> Tensor:
+        return case.call(mixture, inputs, training=False, **running)
+
+    inputs = tuple(leaves(case.inputs))
+    assert torch.autograd.gradcheck(f, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(f, inputs)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_composite_and_fused_gradients_agree(dtype: torch.dtype) -> None:
+    case = Case(dtype, 2, 2, (4, 8, 6, 6))
+    inputs = leaves(case.inputs)
+    out = case.call(mixture, inputs)
+    g = torch.randn_like(out)
+    fused = torch.autograd.grad(out, inputs, g, retain_graph=True)
+    composite = torch.autograd.grad(out, inputs, g, create_graph=True)
+    for a, e in zip(fused, composite, strict=True):
+        assert a.dtype == e.dtype
+        assert error(a, e.detach().double()) < 2 * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1, 2), (3,), (4,), (0, 4), (2, 3)])
+def test_only_the_gradients_asked_for(wanted: tuple[int, ...]) -> None:
+    case = Case()
+    full = leaves(case.inputs)
+    g = torch.randn(case.shape, dtype=torch.float64)
+    expected = torch.autograd.grad(case.call(mixture, full), full, g)
+    inputs = [t.detach().requires_grad_(i in wanted) for i, t in enumerate(case.inputs)]
+    out = case.call(mixture, inputs)
+    actual = torch.autograd.grad(out, [inputs[i] for i in wanted], g)
+    for i, a in zip(wanted, actual, strict=True):
+        assert torch.equal(a, expected[i])
+
+
+def test_weights_without_gradient_do_not_keep_the_plain_maps() -> None:
+    case = Case(torch.float32, 1, 1)
+    y, x = leaves(case.inputs[:-1])
+    saved: list[int] = []
+
+    def pack(t: Tensor) -> Tensor:
+        saved.append(t.data_ptr())
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        mixture([y], [x], case.weights)
+    assert y.data_ptr() in saved
+    assert x.data_ptr() not in saved
+
+
+def test_changed_inputs_are_noticed() -> None:
+    case = Case(torch.float32, 1, 1)
+    y, x = leaves(case.inputs[:-1])
+    y2 = y * 1
+    out = mixture([y2], [x], case.weights)
+    y2.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(out.sum(), y)
+
+
+def test_func_grad_and_jvp() -> None:
+    case = Case(torch.float64, 2, 1, (2, 3, 2, 2))
+    inputs = tuple(t.contiguous() for t in case.inputs)
+    argnums = tuple(range(len(inputs)))
+
+    def loss(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *args: case.call(function, args).pow(3).sum()
+
+    for a, e in zip(
+        torch.func.grad(loss(mixture), argnums)(*inputs),
+        torch.func.grad(loss(reference.mixture), argnums)(*inputs),
+        strict=True,
+    ):
+        assert error(a, e) < 1e-12
+    tangents = tuple(torch.randn_like(t) for t in inputs)
+    ours = torch.func.jvp(loss(mixture), inputs, tangents)
+    theirs = torch.func.jvp(loss(reference.mixture), inputs, tangents)
+    assert error(ours[1], theirs[1]) < 1e-12
+
+
+# ---- registration and compilation ----
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_opcheck_mixture(tracked: bool, training: bool) -> None:
+    if not training and not tracked:
+        pytest.skip("evaluation needs running statistics")
+    case = Case(torch.float32, 2, 2, (2, 4, 3, 3), sliced=False)
+    inputs = leaves(case.inputs)
+    running = case.running(torch.float32) if tracked else {"running_mean": [], "running_var": []}
+    args = (inputs[:2], inputs[2:4], inputs[4], *running.values(), training, 0.1, 1e-5)
+    torch.library.opcheck(torch.ops.snsoftmax.mixture.default, args)
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_opcheck_mixture_forward(rectified: bool) -> None:
+    case = Case(torch.float32, 2, 2, (2, 4, 3, 3), sliced=False)
+    args = [case.ys, case.xs, case.weights, *case.running(torch.float32).values(), True, 0.1, 1e-5]
+    if rectified:
+        args.append(torch.empty_like(case.xs[0]))
+    torch.library.opcheck(torch.ops.snsoftmax.mixture_forward.default, tuple(args))
+
+
+def test_opcheck_mixture_backward() -> None:
+    case = Case(torch.float32, 2, 2, (2, 4, 3, 3), sliced=False)
+    out, mean, rstd = torch.ops.snsoftmax.mixture(
+        case.ys, case.xs, case.weights, [], [], True, 0.1, 1e-5
+    )
+    grads = [torch.zeros_like(t) for t in case.ys + case.xs]
+    inputs = (torch.ones_like(out), case.ys, case.xs, case.weights, mean, rstd)
+    outputs = (grads[:2], [True, False], grads[2:], [False, True], True, True)
+    torch.library.opcheck(torch.ops.snsoftmax.mixture_backward.default, inputs + outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_whole(backend: str) -> None:
+    case = Case(torch.float32, 2, 2, (2, 8, 4, 4), sliced=False)
+    ours, theirs = case.running(torch.float32), case.running(torch.float32)
+
+    def step(inputs: list[Tensor], running: dict[str, list[Tensor]]) -> Tensor:
+        return case.call(mixture, [2 * t for t in inputs], **running).relu()
+
+    inputs = leaves(case.inputs)
+    compiled = torch.compile(step, fullgraph=True, backend=backend)
+    out, expected = compiled(inputs, ours), step(inputs, theirs)
+    torch.testing.assert_close(out, expected)
+    g = torch.randn_like(out)
+    for a, e in zip(
+        torch.autograd.grad(out, inputs, g), torch.autograd.grad(expected, inputs, g), strict=True
+    ):
+        torch.testing.assert_close(a, e)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name])
+
+
+# ---- the raw operators ----
+
+
+def test_rectified_output_comes_from_the_same_pass() -> None:
+    case = Case(torch.float32, 2, 2, (4, 16, 6, 6))
+    wide = torch.zeros(4, 48, 6, 6).to(memory_format=torch.channels_last)
+    out, _, _ = torch.ops.snsoftmax.mixture_forward(
+        case.ys, case.xs, case.weights, [], [], True, 0.1, 1e-5, wide[:, 16:32]
+    )
+    assert torch.equal(wide[:, 16:32], out.relu())
+    assert not wide[:, :16].any()
+    assert not wide[:, 32:].any()
+
+
+def test_backward_writes_slices_and_adds_where_told() -> None:
+    case = Case(torch.float64, 2, 2, (4, 16, 6, 6))
+    inputs = leaves(case.inputs)
+    out, mean, rstd = torch.ops.snsoftmax.mixture(
+        inputs[:2], inputs[2:4], inputs[4], [], [], True, 0.1, 1e-5
+    )
+    g = torch.randn_like(out)
+    *maps, weights = torch.autograd.grad(out, inputs, g)
+    buffer = torch.ones(4, 64, 6, 6, dtype=torch.float64).to(memory_format=torch.channels_last)
+    slices = list(torch.split(buffer, 16, 1))
+    with torch.no_grad():
+        dw = torch.ops.snsoftmax.mixture_backward(
+            *(g, case.ys, case.xs, case.weights, mean, rstd),
+            *([slices[0], slices[1].new_empty(0)], [True, False]),
+            *([slices[2], slices[3]], [False, True], True, True),
+        )
+    for written, expected in zip(
+        slices, [maps[0] + 1, torch.ones_like(maps[1]), maps[2], maps[3] + 1], strict=True
+    ):
+        torch.testing.assert_close(written, expected, rtol=1e-14, atol=1e-14)
+    assert torch.equal(dw, weights)
+
+
+# ---- wrong input: one sentence ----
+
+
+def map_of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "sentence"),
+    [
+        (([], [], torch.zeros(0)), ValueError, "at least one map"),
+        (([map_of(2, 3, 4)], [], torch.zeros(1)), ValueError, r"normalized\[0\] must be \[N, C, H"),
+        (
+            ([map_of(2, 3, 4, 4)], [map_of(2, 4, 4, 4)], torch.zeros(2)),
+            ValueError,
+            r"plain\[0\] has shape \[2, 4, 4, 4\]",
+        ),
+        (
+            ([map_of(2, 3, 4, 4)], [map_of(2, 3, 4, 4, dtype=torch.float64)], torch.zeros(2)),
+            TypeError,
+            r"plain\[0\] is Double",
+        ),
+        (([map_of(2, 3, 4, 4, dtype=torch.int32)], [], torch.zeros(1)), TypeError, "are Int"),
+        (([map_of(2, 3, 4, 4)], [], torch.zeros(2)), ValueError, r"weights must have shape \[1\]"),
+        (
+            ([map_of(2, 3, 4, 4)], [], torch.zeros(1, dtype=torch.float64)),
+            TypeError,
+            "weights must be Float",
+        ),
+        (([map_of(1, 3, 1, 1)], [], torch.zeros(1)), ValueError, "more than one value a channel"),
+        (([map_of(2, 3, 1, 1)] * 65, [], torch.zeros(65)), ValueError, "at most 64 maps"),
+    ],
+)
+def test_refuses(arguments: Any, kind: type[Exception], sentence: str) -> None:
+    with pytest.raises(kind, match=sentence):
+        mixture(*arguments)
+
+
+def test_refuses_wrong_running_statistics() -> None:
+    maps, weights = [map_of(2, 3, 4, 4)], torch.zeros(1)
+    with pytest.raises(ValueError, match="training=False needs running_mean"):
+        mixture(maps, [], weights, training=False)
+    with pytest.raises(ValueError, match="one tensor for each of the 1 normalized"):
+        mixture(maps, [], weights, running_mean=[weights] * 2, running_var=[weights] * 2)
+    with pytest.raises(ValueError, match=r"running_mean must have shape \[3\]"):
+        mixture(maps, [], weights, running_mean=[weights], running_var=[weights])
+
+
+def test_running_statistics_count_as_changed() -> None:
+    case = Case(torch.float32)
+    running = case.running(torch.float32)
+    versions = [t._version for ts in running.values() for t in ts]
+    case.call(mixture, case.inputs, **running)
+    assert [t._version for ts in running.values() for t in ts] == [v + 1 for v in versions]
