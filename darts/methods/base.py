@@ -178,7 +178,11 @@ class Method:
         """Gradient of the objective, one tensor for each of `parameters()`."""
         with frozen(step.net):
             objective = self.arch_objective(step.arch_loss)
-            return list(torch.autograd.grad(objective, self.parameters()))
+            return list(
+                torch.autograd.grad(
+                    objective, self.parameters(), allow_unused=True, materialize_grads=True
+                )
+            )
 
     def arch_update(self, gradients: list[Tensor]) -> None:
         """Move α along `gradients`, which have been clipped already."""

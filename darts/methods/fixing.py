@@ -41,6 +41,11 @@ class Fixing(Method):
         """Each edge's distribution, decided ones included."""
         return {cell: self.decided(cell, beta) for cell, beta in super().probabilities().items()}
 
+    @property
+    def alpha_moves(self) -> bool:
+        """Not any more once everything is decided."""
+        return super().alpha_moves and any(self.undecided(cell) for cell in self.fixed)
+
     def remove_surplus(self, cell: str) -> None:
         """Leave out the open edges of nodes that have all the edges a genotype keeps."""
         table = self.space.cells[cell]

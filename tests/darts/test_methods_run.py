@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from darts.data import ImageSet, load
-from darts.errors import UserError
 from darts.methods import METHODS
+from darts.methods.perturbation import PerturbationSelection
 from darts.recipes import configure
 from darts.run_folder import RunFolder
 from darts.search import Callback, Search
-from darts.spaces import get_space
 
 SHORT = {
     "random": {"samples": 3},
@@ -90,23 +89,38 @@ def test_two_runs_are_equal_and_so_is_an_interrupted_one(method, images, tmp_pat
     assert len(RunFolder.open(out).records()) == len(expected[1])
 
 
+DARTS_SPACES = [
+    *[(method, "s1") for method in sorted(METHODS)],
+    *[(method, "darts") for method in ("edd", "gdas", "random", "sgas-pt")],
+    *[(method, "s4") for method in ("darts-minus", "edd-pc")],
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("space", ["darts", "s1", "s4"])
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize(("method", "space"), DARTS_SPACES)
 def test_runs_on_the_darts_spaces(method, space, images):
-    supernet = {"channels": 4, "cells": 3}
-    try:
-        search = prepared(method, images, space=space, epochs=1, supernet=supernet)
-    except UserError as error:
-        pytest.skip(str(error))
-    result = search.run()
-    assert [len(result.genotype.cell(name)) for name in ("normal", "reduce")] == [8, 8]
-    if not method.startswith(("sgas", "darts-pt", "sdarts-rs-pt")):
-        return
-    for name, cell in get_space(space).cells.items():
-        fixed = search.method.fixed[name]
-        for node in cell.nodes:
-            assert sum(fixed[edge] >= 0 for edge in cell.incoming(node)) <= len(cell.incoming(node))
+    few = dataclasses.replace(
+        images, train_images=images.train_images[:64], train_labels=images.train_labels[:64]
+    )
+    search = prepared(
+        method,
+        few,
+        space=space,
+        epochs=1,
+        data={"batch_size": 32, "cutout": 0},
+        supernet={"channels": 4, "cells": 3},
+    )
+    genotype = search.run().genotype
+    assert [len(genotype.cell(name)) for name in ("normal", "reduce")] == [8, 8]
+    if isinstance(search.method, PerturbationSelection):
+        for name, cell in search.space.cells.items():
+            for node in cell.nodes:
+                kept = [e for e in cell.incoming(node) if search.method.fixed[name][e] >= 0]
+                chosen = [c for c in genotype.cell(name) if c.target == node]
+                assert [cell.edges[e] for e in kept] == [(c.source, c.target) for c in chosen]
+                assert [cell.candidates[e][search.method.fixed[name][e]] for e in kept] == [
+                    c.operation for c in chosen
+                ]
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
