@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
-from darts.nb201 import Table
+from darts.nb201 import PUBLISHED
 from darts.run_folder import EpochRecord, atomic_write
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ OPERATIONS: dict[str, tuple[str, str]] = {
 _BOWS = {1: 0.0, 2: 0.3, 3: 0.36}
 """Bow of an arrow between nodes of a row, by how many places it spans."""
 
-Quantity = Literal["temperature", "entropy", "loss", "accuracy", "nb201"]
+Quantity = Literal["temperature", "entropy", "loss", "accuracy", "nb201", "gradient"]
 
 _TITLES: dict[Quantity, str] = {
     "temperature": "Temperature t",
@@ -55,6 +55,7 @@ _TITLES: dict[Quantity, str] = {
     "loss": "Supernet loss",
     "accuracy": "Supernet accuracy (%)",
     "nb201": "NAS-Bench-201, CIFAR-10 test (%)",
+    "gradient": "Norm of dL/dα",
 }
 
 
@@ -64,17 +65,16 @@ def save_run(
     genotype: Genotype,
     *,
     title: str,
-    table: Table | None = None,
 ) -> Path:
-    """Write the picture of one run: four trajectories beside the cells it found.
+    """Write the picture of one run: four trajectories above the cells it found.
+
+    The fourth is the looked-up accuracy where the log has it, else the loss.
 
     Args:
         path: `.png`, `.svg` or `.pdf`.
         records: the run's log; at least one epoch.
         genotype: what was found.
         title: one line above the picture.
-        table: the benchmark, for the lines of the optimum and the collapse; without it the fourth
-            panel shows the losses.
 
     Returns:
         The path.
@@ -82,10 +82,10 @@ def save_run(
     figure = Figure(figsize=(14, 7.4), layout="constrained")
     figure.suptitle(title, x=0.008, ha="left", fontsize=14, color=INK, fontweight="bold")
     above, below = figure.subfigures(2, 1, hspace=0.04, squeeze=False)[:, 0]
-    fourth: Quantity = "nb201" if table and any("nb201" in record for record in records) else "loss"
+    fourth: Quantity = "nb201" if any("nb201" in record for record in records) else "loss"
     quantities: tuple[Quantity, ...] = ("temperature", "entropy", "accuracy", fourth)
     for axes, quantity in zip(above.subplots(1, 4), quantities, strict=True):
-        draw_trajectory(axes, {"": records}, quantity, table=table)
+        draw_trajectory(axes, {"": records}, quantity)
     graphs = below.subplots(1, len(genotype.cells), squeeze=False)
     for axes, (name, choices) in zip(graphs.flat, genotype.cells, strict=True):
         draw_cell(axes, choices, title="Found cell" if name == "cell" else f"Found {name} cell")
@@ -101,63 +101,90 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def draw_trajectory(
-    axes: Axes,
-    runs: Mapping[str, Sequence[EpochRecord]],
-    quantity: Quantity,
-    *,
-    table: Table | None = None,
+    axes: Axes, runs: Mapping[str, Sequence[EpochRecord]], quantity: Quantity
 ) -> None:
     """Draw one quantity over the epochs of one or more runs (Figs. 4A and 4B of the paper).
 
     Args:
         axes: where to draw.
         runs: name (legend entry) to log; one run may be nameless.
-        quantity: "temperature", "entropy", "loss", "accuracy" or "nb201" (looked-up CIFAR-10 test
-            accuracy of each epoch's architecture).
-        table: adds the benchmark's optimum, ResNet and all-skip collapse to "nb201".
+        quantity: "temperature", "entropy", "loss" or "accuracy" (of the supernet on both halves; on
+            the architecture's alone where runs are compared), "nb201" (looked-up CIFAR-10 test
+            accuracy of each epoch's architecture, with the published optimum and collapse), or
+            "gradient" (mean norm of dL/dα over the edges).
     """
     _prepare(axes, _TITLES[quantity])
     for place, (name, records) in enumerate(runs.items()):
-        epochs = [record["epoch"] + 1 for record in records]
         colour = PALETTE[place % len(PALETTE)]
         if quantity in ("loss", "accuracy"):
-            for part, style, label in (
-                ("weight", "-", "weights' half"),
-                ("arch", "--", "architecture's half"),
-            ):
-                values = [_number(record, f"{part}_{quantity}") for record in records]
-                text = f"{name}, {label}" if name else label
-                axes.plot(epochs, values, style, color=colour, label=text, linewidth=1.8)
-        elif quantity == "nb201":
-            known = [record for record in records if "nb201" in record]
-            axes.step(
-                [record["epoch"] + 1 for record in known],
-                [record["nb201"]["cifar10"] for record in known],
-                where="mid",
-                color=colour,
-                label=name or "derived architecture",
-                linewidth=1.8,
-            )
-        else:
-            values = [_number(record, quantity) for record in records]
-            axes.plot(epochs, values, color=colour, label=name or None, linewidth=1.8)
             if len(runs) == 1:
-                _annotate_end(axes, epochs[-1], values[-1], colour)
-    if quantity == "temperature":
-        values = [record["temperature"] for records in runs.values() for record in records]
-        if max(values) > 10 * min(values):
+                _line(axes, records, f"weight_{quantity}", colour, "weights' half")
+                _line(axes, records, f"arch_{quantity}", colour, "architecture's half", "--")
+            else:
+                _line(axes, records, f"arch_{quantity}", colour, name)
+        elif quantity == "nb201":
+            _line(axes, records, "nb201", colour, name or "derived architecture")
+        elif quantity == "gradient":
+            _line(axes, records, "gradient_norms", colour, name)
+            epoch = _saturation(records)
+            if epoch is not None:
+                axes.axvline(epoch + 1, color=colour, linewidth=1, linestyle=":")
+        else:
+            _line(axes, records, quantity, colour, name)
+            if len(runs) == 1:
+                last = records[-1]
+                _annotate_end(axes, last["epoch"] + 1, _value(last, quantity), colour)
+    if quantity in ("temperature", "gradient"):
+        values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+        positive = values[values > 0]
+        if len(positive) and positive.max() > 10 * positive.min():
             axes.set_yscale("log")
     if quantity == "entropy":
         axes.set_ylim(bottom=0)
-        uniform = {_uniform_entropy(records) for records in runs.values()} - {None}
-        for value in uniform:
-            _reference_line(axes, float(value or 0), "uniform β")
-    if quantity == "nb201" and table:
-        _reference_line(axes, table.optimum().test["cifar10"], "optimum")
-        _reference_line(axes, table.all_skip.test["cifar10"], "all-skip collapse")
+        for value in sorted({_uniform_entropy(records) for records in runs.values()} - {0.0}):
+            _reference_line(axes, value, "uniform β")
+    if quantity == "nb201":
+        for name in ("optimum", "all-skip collapse"):
+            _reference_line(axes, PUBLISHED[name]["cifar10"], name)
         axes.set_ylim(min(50.0, axes.get_ylim()[0]), 97.5)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+        axes.legend(frameon=False, fontsize=9 if len(runs) < 4 else 7.5, labelcolor=INK)
+
+
+def _line(
+    axes: Axes,
+    records: Sequence[EpochRecord],
+    field: str,
+    colour: str,
+    label: str,
+    style: str = "-",
+) -> None:
+    """One field of a log over the epochs, from 1; epochs that lack it are left out."""
+    known = [record for record in records if field in record]
+    axes.plot(
+        [record["epoch"] + 1 for record in known],
+        [_value(record, field) for record in known],
+        style,
+        color=colour,
+        label=label or None,
+        linewidth=1.8,
+        drawstyle="steps-mid" if field == "nb201" else "default",
+    )
+
+
+def _value(record: EpochRecord, field: str) -> float:
+    """A field of a record as one number."""
+    if field == "nb201":
+        return record["nb201"]["cifar10"]
+    if field == "gradient_norms":
+        return float(np.mean(np.concatenate(list(record["gradient_norms"].values()))))
+    return float(cast("dict[str, float]", record)[field])
+
+
+def _saturation(records: Sequence[EpochRecord]) -> int | None:
+    """The first epoch in which β's mean entropy is under a tenth of a uniform β's."""
+    limit = _uniform_entropy(records) / 10
+    return next((record["epoch"] for record in records if record["entropy"] < limit), None)
 
 
 def draw_weights(
@@ -225,11 +252,6 @@ def draw_cell(axes: Axes, choices: Sequence[Choice], *, title: str) -> None:
         )
     axes.set_xlim(-0.6, max(x for x, _ in places.values()) + 0.6)
     axes.set_ylim((-0.9, 1.5) if inputs == 1 else (-1.95, 1.95))
-
-
-def _number(record: EpochRecord, name: str) -> float:
-    """A number of the record; NaN, which is not drawn, where the epoch has none."""
-    return float(cast("dict[str, float]", record).get(name, math.nan))
 
 
 def _places(inputs: int, last: int) -> dict[int, tuple[float, float]]:
@@ -347,9 +369,9 @@ def _reference_line(axes: Axes, value: float, label: str) -> None:
     )
 
 
-def _uniform_entropy(records: Sequence[EpochRecord]) -> float | None:
-    """Mean entropy of uniform weights, where the log has weights."""
+def _uniform_entropy(records: Sequence[EpochRecord]) -> float:
+    """Mean entropy of uniform weights in nats; 0 where the log has no weights."""
     if not records or "weights" not in records[0]:
-        return None
+        return 0.0
     rows = [row for edges in records[0]["weights"].values() for row in edges]
     return round(sum(math.log(len(row)) for row in rows) / len(rows), 6)

@@ -211,7 +211,7 @@ class Search:
         title = f"{self.method.summary} on {self.space.name}, {self.images.name}"
         records = cast("list[EpochRecord]", self.history)
         if records:
-            save_run(folder.path / "search.png", records, genotype, title=title, table=self.table)
+            save_run(folder.path / "search.png", records, genotype, title=title)
 
     def run_epoch(self) -> dict[str, Any]:
         """One epoch of steps and the method's decisions; gives its record."""

@@ -19,7 +19,7 @@ from darts.figures import (
     save_run,
 )
 from darts.genotype import Genotype
-from darts.nb201 import ALL_SKIP, RESNET, Row, Table
+from darts.nb201 import RESNET
 from darts.run_folder import EpochRecord
 from darts.spaces import SPACES
 
@@ -47,18 +47,10 @@ def log(epochs: int = 4) -> list[EpochRecord]:
             "genotype": RESNET,
             "weights": {"cell": [[1 - 0.2 * epoch, *[0.05 * epoch] * 4]] * 6},
             "nb201": {"cifar10": 90.0 + epoch},
+            "gradient_norms": {"cell": [0.1**epoch, 3 * 0.1**epoch]},
         }
         for epoch in range(epochs)
     ]
-
-
-def table() -> Table:
-    return Table(
-        [
-            Row(0, ALL_SKIP, 1, {"cifar10": 40.0}, {"cifar10": 54.3}),
-            Row(1, RESNET, 1, {"cifar10": 91.0}, {"cifar10": 94.4}),
-        ]
-    )
 
 
 def axes() -> Axes:
@@ -72,9 +64,7 @@ def texts(drawn: Axes) -> list[str]:
 @pytest.mark.parametrize("genotype", [NB201, DARTS], ids=["nb201", "darts"])
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_run_picture_is_written_whole(tmp_path: Path, genotype: Genotype, suffix: str) -> None:
-    path = save_run(
-        tmp_path / f"search.{suffix}", log(), genotype, title="EDD on digits", table=table()
-    )
+    path = save_run(tmp_path / f"search.{suffix}", log(), genotype, title="EDD on digits")
     assert list(tmp_path.iterdir()) == [path]
     if suffix == "png":
         assert imread(path).shape == (1110, 2100, 4)
@@ -110,6 +100,27 @@ def test_trajectories_show_the_log() -> None:
     assert f"uniform β {math.log(5):.2f}" in texts(drawn)
 
 
+def test_gradient_panel_marks_saturation() -> None:
+    records = log()
+    records[2]["entropy"] = 0.1
+    drawn = axes()
+    draw_trajectory(drawn, {"": records}, "gradient")
+    values = [float(value) for value in drawn.lines[0].get_ydata()]  # type: ignore[union-attr,arg-type]
+    assert values == pytest.approx([2, 0.2, 0.02, 0.002])
+    assert list(drawn.lines[1].get_xdata()) == [3, 3]  # type: ignore[arg-type]
+
+
+def test_epochs_without_arch_steps_are_left_out() -> None:
+    records = log()
+    for name in ("arch_loss", "arch_accuracy", "gradient_norms"):
+        del records[0][name]  # type: ignore[misc]
+    for quantity in ("accuracy", "gradient"):
+        drawn = axes()
+        draw_trajectory(drawn, {"": records}, quantity)  # type: ignore[arg-type]
+        lengths = [len(line.get_xdata()) for line in drawn.lines]  # type: ignore[arg-type]
+        assert lengths == ([4, 3] if quantity == "accuracy" else [3])
+
+
 def test_runs_are_compared_in_one_panel() -> None:
     drawn = axes()
     draw_trajectory(drawn, {"EDD": log(), "DARTS": log(2)}, "entropy")
@@ -120,8 +131,8 @@ def test_runs_are_compared_in_one_panel() -> None:
 
 def test_benchmark_panel_has_the_honest_lines() -> None:
     drawn = axes()
-    draw_trajectory(drawn, {"": log()}, "nb201", table=table())
-    assert {"optimum 94.40", "all-skip collapse 54.30"} <= set(texts(drawn))
+    draw_trajectory(drawn, {"": log()}, "nb201")
+    assert {"optimum 94.37", "all-skip collapse 54.30"} <= set(texts(drawn))
 
 
 @pytest.mark.parametrize("genotype", [NB201, DARTS], ids=["nb201", "darts"])
