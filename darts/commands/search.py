@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
 from darts import evaluate, options
@@ -17,7 +18,8 @@ from darts.config import ConfigError, SearchConfig
 from darts.methods import METHODS
 from darts.progress import Progress
 from darts.recipes import configure
-from darts.search import Result, Search
+from darts.search import Callback, Result, Search
+from darts.tensorboard import TensorBoard
 
 FLAGS = {
     "data": "data.source",
@@ -42,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluate",
         action="store_true",
         help="then train the found network from scratch for a few epochs, and test it",
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard files into the run folder"
     )
     own = parser.add_argument_group("settings of single methods")
     own.add_argument("--scale", help="sn-softmax with scale s (same as --sn s=X), or off")
@@ -78,19 +83,22 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search with a line an epoch on the terminal."""
+    config = configure(**overrides(arguments))
     progress = Progress(quiet=arguments.quiet)
-    search = Search(
-        configure(**overrides(arguments)), callbacks=[progress], resume=bool(arguments.resume)
-    )
+    callbacks: list[Callback] = [progress]
+    if arguments.tensorboard:
+        if not config.out:
+            raise ConfigError("--tensorboard needs --out, the folder that it writes into")
+        callbacks.append(TensorBoard(Path(config.out) / "tensorboard"))
+    search = Search(config, callbacks=callbacks, resume=bool(arguments.resume))
     try:
         result = search.run()
+        if arguments.evaluate:
+            print(short_evaluation(search, result).summary())
     except Stopped as stop:
-        out = search.config.out
-        again = f"python -m darts search --resume {out}" if out else "nothing was saved (no --out)"
-        progress.stopped(f"{stop}; {again}")
+        again = f"python -m darts search --resume {config.out}"
+        progress.stopped(f"{stop}; {again if config.out else 'nothing was saved (no --out)'}")
         return 0
-    if arguments.evaluate:
-        print(short_evaluation(search, result).summary())
     if result.folder and (result.folder / "search.png").exists():
         print(f"picture  {result.folder / 'search.png'}")
     return 0
@@ -112,4 +120,5 @@ def short_evaluation(search: Search, result: Result) -> evaluate.Evaluation:
         f"C={settings.network.channels}, N={settings.network.cells}",
         flush=True,
     )
-    return evaluate.evaluate(settings, images=search.images)
+    begun = (Path(settings.out) / "config.yaml").is_file() if settings.out else False
+    return evaluate.evaluate(settings, images=search.images, resume=begun)
