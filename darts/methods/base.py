@@ -66,7 +66,7 @@ class Step:
     """Loss on `weight_batch`; differentiable in β and in ω."""
     arch_loss: Loss
     """Loss on `arch_batch`; differentiable in β."""
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.SGD
     """SGD of ω."""
 
 

@@ -66,4 +66,5 @@ class RandomSearch(Method):
         drawn = [self.draw() for _ in range(self.options.samples)]
         if len(drawn) == 1:
             return self.space.derive(drawn[0])
-        return self.space.derive(max(drawn, key=lambda weights: trainer.evaluate(weights)[1]))
+        accuracies = [trainer.evaluate(weights)[1] for weights in drawn]
+        return self.space.derive(drawn[accuracies.index(max(accuracies))])

@@ -31,7 +31,8 @@ def sparse_group_proximal(row: Tensor, lasso: float, group: float) -> Tensor:
     """
     soft = row.sign() * (row.abs() - lasso).clamp(min=0)
     norm = soft.norm()
-    return soft * (1 - group * row.numel() ** 0.5 / norm.clamp(min=1e-12)).clamp(min=0)
+    shrunk: Tensor = soft * (1 - group * row.numel() ** 0.5 / norm.clamp(min=1e-12)).clamp(min=0)
+    return shrunk
 
 
 @register("sparse-nas", "unnormalised α under a sparse group lasso")

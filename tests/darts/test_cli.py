@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -7,7 +8,9 @@ from darts.cli import main
 TINY = ["--batch-size", "256", "--channels", "4", "--cells", "1", "--epochs", "1"]
 
 
-def test_search_prints_a_line_an_epoch_and_the_genotype(capsys, tmp_path):
+def test_search_prints_a_line_an_epoch_and_the_genotype(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     assert main(["search", "--method", "edd", *TINY, "--lam", "0.2", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -33,7 +36,9 @@ def test_search_prints_a_line_an_epoch_and_the_genotype(capsys, tmp_path):
         (["--nb201", "nowhere.csv.gz"], "cannot be read"),
     ],
 )
-def test_wrong_input_is_one_sentence(arguments, words, capsys, tmp_path):
+def test_wrong_input_is_one_sentence(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     assert main(["search", *arguments, "--out", str(out)]) == 2
     error = capsys.readouterr().err
@@ -51,13 +56,15 @@ def test_wrong_input_is_one_sentence(arguments, words, capsys, tmp_path):
         (["--sn", "s=70"], "s=70"),
     ],
 )
-def test_scale_and_smooth_temperature_set_the_operator(arguments, sn, tmp_path):
+def test_scale_and_smooth_temperature_set_the_operator(
+    arguments: list[str], sn: str, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     assert main(["search", *TINY, *arguments, "--out", str(out)]) == 0
     assert f"sn: {sn}" in (out / "config.yaml").read_text()
 
 
-def test_settings_come_from_a_file_and_the_command_line(tmp_path):
+def test_settings_come_from_a_file_and_the_command_line(tmp_path: Path) -> None:
     file, out = tmp_path / "search.yaml", tmp_path / "run"
     file.write_text("method: edd\nsupernet: {channels: 4, cells: 1}\nepochs: 9\n")
     arguments = ["--config", str(file), "--epochs", "1", "--batch-size", "256"]
@@ -68,14 +75,14 @@ def test_settings_come_from_a_file_and_the_command_line(tmp_path):
     assert "clip: 2.0\n" in stored
 
 
-def test_methods_lists_every_method(capsys):
+def test_methods_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("edd ") for line in lines)
     assert any(line.startswith("darts-v1 ") for line in lines)
 
 
-def test_methods_describes_one(capsys):
+def test_methods_describes_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "edd"]) == 0
     printed = capsys.readouterr().out
     assert "--lam" in printed

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import pytest
 import yaml
@@ -6,10 +7,10 @@ import yaml
 from darts.config import ConfigError, SearchConfig, as_dict, build, merge, nested, settings
 from darts.methods import METHODS
 from darts.recipes import RECIPES, configure, recipe
-from darts.spaces import SPACES
+from darts.spaces import SPACES, Space
 
 
-def test_later_sources_win():
+def test_later_sources_win() -> None:
     config = configure(method="edd", data={"batch_size": 32}, weights={"clip": 1})
     assert config.recipe == "edd"
     assert config.weights.final_learning_rate == 0.025  # the recipe's
@@ -18,7 +19,7 @@ def test_later_sources_win():
     assert config.options["lam"] == 0.06  # the method's own default is written out
 
 
-def test_a_recipe_can_be_chosen_against_the_methods_own():
+def test_a_recipe_can_be_chosen_against_the_methods_own() -> None:
     config = configure(method="darts-v1", recipe="edd")
     assert config.data.batch_size == 256
     assert config.arch.weight_decay == 0.0
@@ -45,12 +46,12 @@ def test_a_recipe_can_be_chosen_against_the_methods_own():
         ({"space": "nb301"}, "space='nb301' is unknown"),
     ],
 )
-def test_wrong_settings_are_named(overrides, words):
+def test_wrong_settings_are_named(overrides: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         configure(**overrides)
 
 
-def test_text_from_a_command_line_is_read():
+def test_text_from_a_command_line_is_read() -> None:
     config = configure(epochs="7", weights={"nesterov": "no", "clip": "0"}, seed="3")
     assert (config.epochs, config.weights.nesterov, config.weights.clip, config.seed) == (
         7,
@@ -62,7 +63,7 @@ def test_text_from_a_command_line_is_read():
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("space", sorted(SPACES))
-def test_every_configuration_survives_yaml(method, space):
+def test_every_configuration_survives_yaml(method: str, space: str) -> None:
     try:
         config = configure(method=method, space=space)
     except ConfigError as error:
@@ -74,11 +75,11 @@ def test_every_configuration_survives_yaml(method, space):
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
-def test_recipes_name_settings_that_exist(name, space):
+def test_recipes_name_settings_that_exist(name: str, space: Space) -> None:
     build(SearchConfig, nested(recipe(name, space)))
 
 
-def test_every_setting_is_documented():
+def test_every_setting_is_documented() -> None:
     for path, _, field in settings(SearchConfig):
         assert field.metadata["doc"], path
     for method in METHODS.values():
@@ -86,7 +87,7 @@ def test_every_setting_is_documented():
             assert field.metadata["doc"], (method.name, field.name)
 
 
-def test_merge_keeps_what_only_one_layer_has():
+def test_merge_keeps_what_only_one_layer_has() -> None:
     assert merge({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}}, {"d": 4}) == {
         "a": {"b": 1, "c": 3},
         "d": 4,

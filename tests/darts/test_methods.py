@@ -3,6 +3,7 @@
 import itertools
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,12 +20,14 @@ from darts.recipes import configure
 from darts.spaces import get_space
 from darts.supernet import build_supernet
 
+Pair = tuple[Tensor, Tensor]
 
-def make(name: str, *, space: str = "nb201", **overrides) -> Method:
+
+def make(name: str, *, space: str = "nb201", **overrides: Any) -> Any:
     return get_method(name)(get_space(space), configure(method=name, space=space, **overrides))
 
 
-def set_logits(method: Method, value: Tensor, cell: str = "cell") -> None:
+def set_logits(method: Any, value: Tensor, cell: str = "cell") -> None:
     with torch.no_grad():
         method.logits[cell].copy_(value)
 
@@ -34,45 +37,49 @@ def ranked(edges: int = 6, operations: int = 5) -> Tensor:
     return torch.randn(edges, operations, generator=generator)
 
 
-def linear_loss(coefficients: Tensor):
+class LinearLoss:
     """A loss that is linear in β, so that its gradient in β is known."""
 
-    def loss(weights, *, skip=False):
-        loss.skipped = skip
-        return (weights["cell"] * coefficients).sum()
+    def __init__(self, coefficients: Tensor) -> None:
+        self.coefficients = coefficients
+        self.outcome = None
+        self.skipped = False
 
-    return loss
+    def __call__(self, weights: Any, *, skip: bool = False) -> Tensor:
+        self.skipped = skip
+        value: Tensor = (weights["cell"] * self.coefficients).sum()
+        return value
 
 
 # --------------------------------------------------------------------------- base
 
 
-def test_darts_mixes_with_softmax_and_moves_alpha_by_adam():
+def test_darts_mixes_with_softmax_and_moves_alpha_by_adam() -> None:
     method = make("darts-v1")
     c = ranked()
     a = method.logits["cell"].detach().clone().requires_grad_()
     expected = torch.softmax(a, -1)
     torch.testing.assert_close(method.weights()["cell"], expected)
     reference = torch.optim.Adam([a], lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    (expected * c).sum().backward()
+    a.grad = torch.autograd.grad((expected * c).sum(), a)[0]
     reference.step()
-    step = SimpleNamespace(net=torch.nn.Linear(1, 1), arch_loss=linear_loss(c))
+    step = SimpleNamespace(net=torch.nn.Linear(1, 1), arch_loss=LinearLoss(c))
     method.arch_step(step)
     torch.testing.assert_close(method.logits["cell"], a)
 
 
-def test_entropy_is_that_of_normalised_rows():
+def test_entropy_is_that_of_normalised_rows() -> None:
     assert entropy(torch.tensor([[2.0, 2.0]])) == pytest.approx(math.log(2))
     assert entropy(torch.tensor([[0.0, 3.0]])) == 0
     assert entropy(torch.tensor([[0.0, 0.0]])) == 0
 
 
-def test_a_name_is_taken_once():
+def test_a_name_is_taken_once() -> None:
     with pytest.raises(ValueError, match="'edd' is taken by"):
         register("edd", "another")(type("Other", (Method,), {}))
 
 
-def test_methods_are_short():
+def test_methods_are_short() -> None:
     """At most 25 lines of a method's own logic a file, imports, docstrings and settings aside."""
     import ast
     import inspect
@@ -98,7 +105,7 @@ def test_methods_are_short():
 # ------------------------------------------------------------------- sampling: GDAS, DrNAS
 
 
-def test_gdas_is_hard_forward_and_straight_through_backward():
+def test_gdas_is_hard_forward_and_straight_through_backward() -> None:
     method = make("gdas")
     method.begin_epoch(100)
     set_logits(method, ranked())
@@ -118,7 +125,7 @@ def test_gdas_is_hard_forward_and_straight_through_backward():
     )
 
 
-def test_gdas_samples_follow_softmax():
+def test_gdas_samples_follow_softmax() -> None:
     method = make("gdas")
     set_logits(method, ranked())
     with torch.no_grad():
@@ -126,15 +133,15 @@ def test_gdas_samples_follow_softmax():
     torch.testing.assert_close(mean, torch.softmax(ranked(), -1), atol=0.03, rtol=0)
 
 
-def test_gdas_computes_one_operation_an_edge_in_both_steps():
+def test_gdas_computes_one_operation_an_edge_in_both_steps() -> None:
     method = make("gdas")
-    loss = linear_loss(ranked())
+    loss = LinearLoss(ranked())
     method.arch_objective(loss)
     assert loss.skipped
     assert (method.weights()["cell"] != 0).sum() == 6
 
 
-def test_gdas_temperature_falls_in_equal_steps_and_ets_gdas_in_equal_exponentials():
+def test_gdas_temperature_falls_in_equal_steps_and_ets_gdas_in_equal_exponentials() -> None:
     gdas, ets = make("gdas", epochs=5), make("ets-gdas", epochs=5)
     found = []
     for method in (gdas, ets):
@@ -148,7 +155,7 @@ def test_gdas_temperature_falls_in_equal_steps_and_ets_gdas_in_equal_exponential
     assert steps == pytest.approx([steps[0]] * 4, rel=1e-3)
 
 
-def test_drnas_gradient_is_that_of_the_expectation():
+def test_drnas_gradient_is_that_of_the_expectation() -> None:
     """Pathwise gradient of E[f(β)] against finite differences of its closed form.
 
     For Dirichlet(c) with s = Σc: E[β_i²] = c_i(c_i + 1)/(s(s + 1)).
@@ -162,7 +169,7 @@ def test_drnas_gradient_is_that_of_the_expectation():
         s = c.sum()
         return (coefficients * c * (c + 1) / (s * (s + 1))).sum()
 
-    exact = torch.autograd.functional.jacobian(expectation, a)
+    exact = torch.func.jacrev(expectation)(a)
     many = a.expand(200_000, 3).clone().requires_grad_()
     samples = method.sample(method.concentration(many))
     (gradient,) = torch.autograd.grad((coefficients * samples.square()).sum(), many)
@@ -171,9 +178,9 @@ def test_drnas_gradient_is_that_of_the_expectation():
     torch.testing.assert_close(samples.sum(-1), torch.ones(len(many), dtype=torch.float64))
 
 
-def test_drnas_divergence_is_zero_at_the_uniform_dirichlet_only():
+def test_drnas_divergence_is_zero_at_the_uniform_dirichlet_only() -> None:
     method = make("drnas", options={"kl": 1.0}, arch={"initial_scale": 0.0})
-    flat = linear_loss(torch.zeros(6, 5))
+    flat = LinearLoss(torch.zeros(6, 5))
     assert method.arch_objective(flat).item() == pytest.approx(0, abs=1e-5)
     set_logits(method, ranked())
     assert method.arch_objective(flat).item() > 0.1
@@ -183,7 +190,7 @@ def test_drnas_divergence_is_zero_at_the_uniform_dirichlet_only():
 
 
 @pytest.mark.parametrize("name", ["gaea-bilevel", "gaea-erm", "gaea-pc"])
-def test_gaea_is_the_closed_form_and_stays_on_the_simplex(name):
+def test_gaea_is_the_closed_form_and_stays_on_the_simplex(name: str) -> None:
     method = make(name)
     method.begin_epoch(0)
     c = ranked() * 3
@@ -199,14 +206,14 @@ def test_gaea_is_the_closed_form_and_stays_on_the_simplex(name):
     assert method.logits["cell"].min() > 0
 
 
-def test_gaea_gradient_is_that_of_beta():
+def test_gaea_gradient_is_that_of_beta() -> None:
     method = make("gaea-bilevel")
     c = ranked()
-    step = SimpleNamespace(net=torch.nn.Linear(1, 1), arch_loss=linear_loss(c))
+    step = SimpleNamespace(net=torch.nn.Linear(1, 1), arch_loss=LinearLoss(c))
     torch.testing.assert_close(method.arch_gradients(step)[0], c)
 
 
-def test_gaea_erm_learns_from_all_images():
+def test_gaea_erm_learns_from_all_images() -> None:
     assert get_method("gaea-erm").single_level
     assert not get_method("gaea-bilevel").single_level
 
@@ -214,7 +221,9 @@ def test_gaea_erm_learns_from_all_images():
 # --------------------------------------------------------------------- EDD, PCD, tempered
 
 
-def test_edd_temperatures_on_recorded_entropies_released_code(monkeypatch):
+def test_edd_temperatures_on_recorded_entropies_released_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The loop of the released NB201 script, in the mean's scale, on recorded entropies."""
     entropies = iter([1.6, 1.55, 1.3, 1.0, 0.7, 0.5, *[0.4 - 0.03 * i for i in range(10)]])
     values = []
@@ -244,7 +253,7 @@ def test_edd_temperatures_on_recorded_entropies_released_code(monkeypatch):
     assert len(values) == 16
 
 
-def test_edd_temperatures_on_recorded_entropies_paper(monkeypatch):
+def test_edd_temperatures_on_recorded_entropies_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     method = make("edd", options={"schedule": "paper", "lam": 0.12}, epochs=6)
     entropies = [1.6, 1.5, 1.2, 0.8, 0.1]
     replay = iter(entropies)
@@ -261,7 +270,7 @@ def test_edd_temperatures_on_recorded_entropies_paper(monkeypatch):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_edd_measures_what_each_account_says():
+def test_edd_measures_what_each_account_says() -> None:
     a = ranked()
     code = make("edd")
     set_logits(code, a)
@@ -280,7 +289,7 @@ def test_edd_measures_what_each_account_says():
     )
 
 
-def test_edd_on_the_darts_space_follows_the_normal_cell_in_the_code_only():
+def test_edd_on_the_darts_space_follows_the_normal_cell_in_the_code_only() -> None:
     code, text = (
         make("edd", space="s1", options={"schedule": s}) for s in ("reference-code", "paper")
     )
@@ -297,7 +306,7 @@ def test_edd_on_the_darts_space_follows_the_normal_cell_in_the_code_only():
 @pytest.mark.parametrize(
     ("sn", "smooth"), [("off", None), ("st=1", 1.0), ("st=0.5", 0.5), ("s=100", 100 * 0.02)]
 )
-def test_sn_softmax_keeps_a_gradient_where_softmax_has_none(sn, smooth):
+def test_sn_softmax_keeps_a_gradient_where_softmax_has_none(sn: str, smooth: float | None) -> None:
     method = make("edd", options={"sn": sn})
     method.begin_epoch(10)
     method.set_temperature(0.02)
@@ -318,12 +327,12 @@ def test_sn_softmax_keeps_a_gradient_where_softmax_has_none(sn, smooth):
         assert gradient.abs().max() == 0
 
 
-def test_clip_bounds_the_norm_of_the_gradient():
+def test_clip_bounds_the_norm_of_the_gradient() -> None:
     method = make("edd-clip", arch={"clip": 0.5})
-    seen = []
+    seen: list[Any] = []
     method.arch_update = seen.append
     for scale in (100.0, 0.001):
-        loss = linear_loss(scale * ranked())
+        loss = LinearLoss(scale * ranked())
         method.arch_step(SimpleNamespace(net=torch.nn.Linear(1, 1), arch_loss=loss))
     assert float(seen[0][0].norm()) == pytest.approx(0.5, rel=1e-4)
     assert float(seen[1][0].norm()) < 0.01
@@ -331,7 +340,7 @@ def test_clip_bounds_the_norm_of_the_gradient():
     assert configure(method="edd").arch.clip == 0.0
 
 
-def test_pcd_and_lpcd_follow_their_lists():
+def test_pcd_and_lpcd_follow_their_lists() -> None:
     for name, low in (("pcd", 3.99e-4 / math.log(1 + 0.11 * 10)), ("lpcd", 5e-4)):
         method = make(name)
         temperatures = []
@@ -346,21 +355,22 @@ def test_pcd_and_lpcd_follow_their_lists():
 
 
 @pytest.fixture(scope="module")
-def batch():
+def batch() -> Any:
     generator = torch.Generator().manual_seed(2)
     return torch.randn(8, 3, 16, 16, generator=generator), torch.arange(8) % 10
 
 
-def outputs(method: Method, batch, seed: int = 0) -> Tensor:
+def outputs(method: Any, batch: Pair, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
     options = method.supernet_options()
     net = build_supernet(method.space, channels=8, cells=1, classes=10, **options).double()
     method.prepare(net)
     weights = {cell: beta.double() for cell, beta in method.weights().items()}
-    return net(batch[0].double(), weights)
+    logits: Tensor = net(batch[0].double(), weights)
+    return logits
 
 
-def test_darts_minus_fades_to_darts(batch):
+def test_darts_minus_fades_to_darts(batch: Pair) -> None:
     method = make("darts-minus", epochs=50)
     weights = []
     for epoch in range(51):
@@ -374,7 +384,7 @@ def test_darts_minus_fades_to_darts(batch):
     assert not torch.allclose(outputs(method, batch), outputs(plain, batch))
 
 
-def test_pc_darts_with_all_channels_and_even_edges_is_darts(batch):
+def test_pc_darts_with_all_channels_and_even_edges_is_darts(batch: Pair) -> None:
     method, plain = make("pc-darts", options={"partial": 1}), make("darts-v1")
     with torch.no_grad():
         for cell, edges in method.edge_logits.items():
@@ -386,7 +396,7 @@ def test_pc_darts_with_all_channels_and_even_edges_is_darts(batch):
     torch.testing.assert_close(outputs(method, batch), outputs(plain, batch))
 
 
-def test_pc_darts_edge_weights_are_a_softmax_over_each_nodes_edges():
+def test_pc_darts_edge_weights_are_a_softmax_over_each_nodes_edges() -> None:
     method = make("pc-darts", space="s1")
     with torch.no_grad():
         method.edge_logits["normal"].copy_(torch.arange(14.0) / 5)
@@ -401,7 +411,7 @@ def test_pc_darts_edge_weights_are_a_softmax_over_each_nodes_edges():
     assert len(method.parameters()) == 4
 
 
-def test_r_darts_raises_the_probability_of_dropping_a_path():
+def test_r_darts_raises_the_probability_of_dropping_a_path() -> None:
     method = make("r-darts-dp", epochs=11)
     net = SimpleNamespace(drop_path=None)
     found = []
@@ -416,30 +426,30 @@ def test_r_darts_raises_the_probability_of_dropping_a_path():
 # ------------------------------------------------------------------- penalties, updates
 
 
-def test_beta_decay_adds_softmax_to_the_gradient():
+def test_beta_decay_adds_softmax_to_the_gradient() -> None:
     """d/dα of λ·mean log Σ exp(α) is λ/edges·softmax(α)."""
     method = make("beta-darts", epochs=100)
     set_logits(method, ranked())
     method.begin_epoch(40)
-    objective = method.arch_objective(linear_loss(torch.zeros(6, 5)))
+    objective = method.arch_objective(LinearLoss(torch.zeros(6, 5)))
     (gradient,) = torch.autograd.grad(objective, method.logits["cell"])
     torch.testing.assert_close(gradient, 20 / 6 * torch.softmax(ranked(), -1))
     method.begin_epoch(0)
-    assert method.arch_objective(linear_loss(torch.zeros(6, 5))) == 0
+    assert method.arch_objective(LinearLoss(torch.zeros(6, 5))) == 0
 
 
-def test_fair_darts_does_not_let_operations_compete():
+def test_fair_darts_does_not_let_operations_compete() -> None:
     method = make("fair-darts")
     assert torch.equal(method.weights()["cell"], torch.full((6, 5), 0.5))
     set_logits(method, ranked())
     torch.testing.assert_close(method.weights()["cell"], ranked().sigmoid())
-    objective = method.arch_objective(linear_loss(torch.zeros(6, 5)))
+    objective = method.arch_objective(LinearLoss(torch.zeros(6, 5)))
     assert objective.item() == pytest.approx(
         -10 * float((ranked().sigmoid() - 0.5).square().mean())
     )
 
 
-def test_sparse_group_proximal_minimises_its_objective():
+def test_sparse_group_proximal_minimises_its_objective() -> None:
     v = ranked(3, 4).double()
     lasso, group = 0.3, 0.15
 
@@ -458,7 +468,7 @@ def test_sparse_group_proximal_minimises_its_objective():
     assert not sparse_group_proximal(0.1 * v, lasso, group).any()
 
 
-def test_sparse_nas_steps_through_the_proximal_operator():
+def test_sparse_nas_steps_through_the_proximal_operator() -> None:
     method = make("sparse-nas", arch={"learning_rate": 0.1}, options={"lasso": 1.0, "group": 0.5})
     c = ranked()
     a = method.logits["cell"].detach().clone().requires_grad_()
@@ -473,7 +483,7 @@ def test_sparse_nas_steps_through_the_proximal_operator():
     assert (method.scores()["cell"] >= 0).all()
 
 
-def test_gibbs_samples_its_posterior():
+def test_gibbs_samples_its_posterior() -> None:
     """On the energy n·k·α²/2 + α²/2σ², variance T/(n·k + 1/σ²) around zero."""
     settings = {"images": 50.0, "prior": 1.0, "noise": 2.0}
     method = make("gibbs", options=settings, arch={"learning_rate": 2e-3, "initial_scale": 0.0})
@@ -487,7 +497,7 @@ def test_gibbs_samples_its_posterior():
     assert float(values.var()) == pytest.approx(2.0 / (50 * 0.4 + 1), rel=0.1)
 
 
-def test_gibbs_selects_by_the_posterior_mean():
+def test_gibbs_selects_by_the_posterior_mean() -> None:
     method = make("gibbs", epochs=4)
     betas = []
     for epoch in range(4):
@@ -498,7 +508,7 @@ def test_gibbs_selects_by_the_posterior_mean():
     torch.testing.assert_close(method.scores()["cell"], (betas[2] + betas[3]) / 2)
 
 
-def test_surge_runs_every_operation_once_in_as_many_steps():
+def test_surge_runs_every_operation_once_in_as_many_steps() -> None:
     method = make("surge")
     set_logits(method, ranked())
     step = SimpleNamespace()
@@ -507,7 +517,7 @@ def test_surge_runs_every_operation_once_in_as_many_steps():
         assert torch.equal(seen, torch.ones(6, 5))
 
 
-def test_surge_orders_by_its_probabilities():
+def test_surge_orders_by_its_probabilities() -> None:
     method = make("surge")
     set_logits(method, 3 * ranked())
     first = torch.zeros(6, 5)
@@ -518,11 +528,11 @@ def test_surge_orders_by_its_probabilities():
     torch.testing.assert_close(first / 2000, torch.softmax(3 * ranked(), -1), atol=0.04, rtol=0)
 
 
-def test_surge_penalises_identity_and_latency():
+def test_surge_penalises_identity_and_latency() -> None:
     costs = "none=0,skip_connect=0.1,nor_conv_1x1=1,nor_conv_3x3=3,avg_pool_3x3=0.5"
     method = make("surge", options={"latency": costs, "latency_weight": 0.5, "identity": 0.6})
     method.advance()
-    objective = method.arch_objective(linear_loss(torch.zeros(6, 5)))
+    objective = method.arch_objective(LinearLoss(torch.zeros(6, 5)))
     beta = torch.softmax(method.logits["cell"].detach(), -1)
     latency = (beta * torch.tensor([0, 0.1, 1, 3, 0.5])).sum()
     assert objective.item() == pytest.approx(
@@ -537,7 +547,7 @@ def test_surge_penalises_identity_and_latency():
 # ------------------------------------------------------------------------------- SDARTS
 
 
-def test_projection_keeps_rows_on_the_simplex():
+def test_projection_keeps_rows_on_the_simplex() -> None:
     rows = torch.tensor([[0.5, -0.2, 0.9], [-1.0, -0.5, -2.0], [0.2, 0.3, 0.5]])
     found = project(rows)
     torch.testing.assert_close(found.sum(-1), torch.ones(3))
@@ -545,7 +555,7 @@ def test_projection_keeps_rows_on_the_simplex():
     torch.testing.assert_close(found[2], rows[2])
 
 
-def test_sdarts_radius_grows_from_003():
+def test_sdarts_radius_grows_from_003() -> None:
     method = make("sdarts-rs", epochs=50)
     radii = []
     for epoch in (0, 25, 49):
@@ -554,7 +564,7 @@ def test_sdarts_radius_grows_from_003():
     assert radii == pytest.approx([0.03, 0.165, 0.03 + 0.27 * 49 / 50])
 
 
-def test_sdarts_rs_is_noise_in_the_weight_step_only():
+def test_sdarts_rs_is_noise_in_the_weight_step_only() -> None:
     method = make("sdarts-rs")
     method.begin_epoch(0)
     clean = method.weights()["cell"].detach()
@@ -564,14 +574,14 @@ def test_sdarts_rs_is_noise_in_the_weight_step_only():
     assert torch.equal(method.weights()["cell"].detach(), clean)
 
 
-def test_sdarts_adv_raises_the_loss_within_its_ball():
+def test_sdarts_adv_raises_the_loss_within_its_ball() -> None:
     method = make("sdarts-adv", epochs=50)
     method.begin_epoch(10)
     set_logits(method, ranked())
     clean = {"cell": torch.softmax(ranked(), -1)}
     target = torch.softmax(ranked().flip(0), -1)
 
-    def loss(weights, *, skip=False):
+    def loss(weights: Any, *, skip: bool = False) -> Any:
         return (weights["cell"] - target).square().sum()
 
     attacked = method.attack(clean, loss)
@@ -585,12 +595,12 @@ def test_sdarts_adv_raises_the_loss_within_its_ball():
     assert (low <= high * (1 + 1e-5)).all()
 
 
-def test_sdarts_adv_keeps_beta_where_the_loss_cannot_rise():
+def test_sdarts_adv_keeps_beta_where_the_loss_cannot_rise() -> None:
     method = make("sdarts-adv")
     method.begin_epoch(0)
     clean = {"cell": torch.softmax(ranked(), -1)}
 
-    def loss(weights, *, skip=False):
+    def loss(weights: Any, *, skip: bool = False) -> Any:
         return -(weights["cell"] - clean["cell"]).square().sum()
 
     assert torch.equal(method.attack(clean, loss)["cell"], clean["cell"])
@@ -605,12 +615,12 @@ class Judge:
     def __init__(self, values: dict[str, Tensor]) -> None:
         self.values = values
 
-    def evaluate(self, weights):
+    def evaluate(self, weights: Any) -> Any:
         score = sum(float((self.values[cell] * beta).sum()) for cell, beta in weights.items())
         return -score, score
 
 
-def test_pt_picks_the_operation_whose_removal_hurts_most():
+def test_pt_picks_the_operation_whose_removal_hurts_most() -> None:
     method = make("darts-pt")
     set_logits(method, torch.zeros(6, 5))
     values = ranked()
@@ -621,7 +631,7 @@ def test_pt_picks_the_operation_whose_removal_hurts_most():
     assert method.missed_operation(judge, "cell", 3) == int(values[3].argmax())
 
 
-def test_pt_decides_every_edge_and_tunes_in_between():
+def test_pt_decides_every_edge_and_tunes_in_between() -> None:
     method = make("darts-pt", epochs=4, options={"interval": 3})
     assert method.epochs == 4 + 3 * 5
     values = ranked()
@@ -637,7 +647,7 @@ def test_pt_decides_every_edge_and_tunes_in_between():
     assert not method.alpha_moves
 
 
-def test_pt_keeps_the_two_edges_that_each_node_misses_most():
+def test_pt_keeps_the_two_edges_that_each_node_misses_most() -> None:
     method = make("darts-pt", space="s1", epochs=1, options={"interval": 1})
     generator = torch.Generator().manual_seed(1)
     values = {cell: torch.rand(14, 2, generator=generator) + 0.1 for cell in ("normal", "reduce")}
@@ -653,13 +663,13 @@ def test_pt_keeps_the_two_edges_that_each_node_misses_most():
             assert kept == set(sorted(edges, key=lambda e: -float(best[e]))[:2])
 
 
-def test_pt_with_fixed_alpha_never_moves_it():
+def test_pt_with_fixed_alpha_never_moves_it() -> None:
     method = make("darts-pt-fixed")
     assert not method.alpha_moves
     torch.testing.assert_close(method.weights()["cell"], torch.full((6, 5), 0.2))
 
 
-def test_sgas_fixes_the_important_and_certain_edge_to_its_strongest_operation():
+def test_sgas_fixes_the_important_and_certain_edge_to_its_strongest_operation() -> None:
     method = make("sgas")
     logits = torch.zeros(6, 5)
     logits[4] = torch.tensor([-4.0, 0, 0, 6, 0])  # little `none`, one clear operation
@@ -676,7 +686,7 @@ def test_sgas_fixes_the_important_and_certain_edge_to_its_strongest_operation():
     assert len(method.undecided("cell")) == 4
 
 
-def test_sgas_drops_the_rest_of_a_node_with_two_edges():
+def test_sgas_drops_the_rest_of_a_node_with_two_edges() -> None:
     method = make("sgas", space="s1")
     method.fixed["normal"][2] = 1
     method.fixed["normal"][4] = 0
@@ -685,7 +695,7 @@ def test_sgas_drops_the_rest_of_a_node_with_two_edges():
     assert not method.weights()["normal"][3].any()
 
 
-def test_sgas_pt_takes_the_operation_that_is_missed():
+def test_sgas_pt_takes_the_operation_that_is_missed() -> None:
     method = make("sgas-pt")
     values = ranked()
     method.begin_epoch(9)
@@ -695,7 +705,7 @@ def test_sgas_pt_takes_the_operation_that_is_missed():
     assert method.fixed["cell"][edge] == int(weighted.argmax())
 
 
-def test_largest_eigenvalue_is_the_dense_hessians():
+def test_largest_eigenvalue_is_the_dense_hessians() -> None:
     generator = torch.Generator().manual_seed(3)
     a = torch.randn(4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     b = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -703,32 +713,32 @@ def test_largest_eigenvalue_is_the_dense_hessians():
     def loss(a: Tensor, b: Tensor) -> Tensor:
         return (a.sin().sum() * b.cos().prod() + (a[:, :1] * b).tanh().square()).sum()
 
-    dense = torch.autograd.functional.hessian(
-        lambda x: loss(x[:12].view(4, 3), x[12:]), torch.cat([a.flatten(), b]).detach()
+    dense = torch.func.hessian(lambda x: loss(x[:12].view(4, 3), x[12:]))(
+        torch.cat([a.flatten(), b]).detach()
     )
     exact = float(torch.linalg.eigvalsh(dense)[-1])
     assert largest_eigenvalue(lambda: loss(a, b), [a, b]) == pytest.approx(exact, rel=1e-8)
 
 
-def test_es_measures_the_hessian_of_the_supernets_loss(batch):
+def test_es_measures_the_hessian_of_the_supernets_loss(batch: Pair) -> None:
     method = make("darts-es")
     torch.manual_seed(1)
     net = build_supernet(method.space, channels=4, cells=1, classes=10).double()
     method.logits = {"cell": method.logits["cell"].detach().double().requires_grad_()}
     images, labels = batch[0].double(), batch[1]
 
-    def loss(weights):
+    def loss(weights: Any) -> Any:
         return torch.nn.functional.cross_entropy(net(images, weights), labels)
 
     trainer = SimpleNamespace(validation_loss=loss)
-    dense = torch.autograd.functional.hessian(
+    dense = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
         lambda x: loss({"cell": torch.softmax(x.view(6, 5), -1)}), method.logits["cell"].flatten()
     )
     exact = float(torch.linalg.eigvalsh((dense + dense.T) / 2)[-1])
     assert method.curvature(trainer) == pytest.approx(exact, rel=1e-3)
 
 
-def test_es_goes_back_to_before_the_eigenvalue_grew(monkeypatch):
+def test_es_goes_back_to_before_the_eigenvalue_grew(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"every": 2, "window": 3, "lag": 2, "factor": 1.3, "earliest": 2}
     method = make("darts-es", options=settings)
     values = iter([1.0, 1.0, 1.0, 1.0, 1.0, 1.1, 2.0, 3.0])
@@ -744,7 +754,7 @@ def test_es_goes_back_to_before_the_eigenvalue_grew(monkeypatch):
     assert torch.equal(method.logits["cell"].detach(), torch.full((6, 5), 6.0))
 
 
-def test_darts_plus_stops_at_the_second_skip_connection():
+def test_darts_plus_stops_at_the_second_skip_connection() -> None:
     method = make("darts-plus")
     logits = torch.zeros(6, 5)
     logits[:, 3] = 1
@@ -758,7 +768,7 @@ def test_darts_plus_stops_at_the_second_skip_connection():
     assert method.finished
 
 
-def test_darts_plus_can_stop_at_a_stable_ranking():
+def test_darts_plus_can_stop_at_a_stable_ranking() -> None:
     method = make("darts-plus", options={"skips": 6, "patience": 3})
     for epoch in range(4):
         assert not method.finished
@@ -767,7 +777,7 @@ def test_darts_plus_can_stop_at_a_stable_ranking():
     assert method.finished
 
 
-def test_random_search_draws_uniformly_and_takes_the_best():
+def test_random_search_draws_uniformly_and_takes_the_best() -> None:
     method = make("random", options={"samples": 400})
     counts = sum(method.draw()["cell"] for _ in range(5000)) / 5000
     torch.testing.assert_close(counts, torch.full((6, 5), 0.2), atol=0.03, rtol=0)
@@ -777,7 +787,7 @@ def test_random_search_draws_uniformly_and_takes_the_best():
     assert [c.operation for c in genotype.cell("cell")[:2]] == ["nor_conv_1x1", "avg_pool_3x3"]
 
 
-def test_random_search_draws_architectures_of_the_darts_space():
+def test_random_search_draws_architectures_of_the_darts_space() -> None:
     method = make("random", space="darts")
     seen = set()
     for _ in range(200):
@@ -796,10 +806,10 @@ def test_random_search_draws_architectures_of_the_darts_space():
     assert seen == set(range(14))
 
 
-def test_second_order_gradient_is_the_exact_unrolled_one(batch, monkeypatch):
+def test_second_order_gradient_is_the_exact_unrolled_one(
+    batch: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Finite differences and the exact mode against torch.func on the whole unrolled objective."""
-    from darts.methods.base import Step
-
     torch.manual_seed(0)
     method = make("darts-v2", options={"exact": True})
     a = (0.3 * ranked()).double()
@@ -812,7 +822,7 @@ def test_second_order_gradient_is_the_exact_unrolled_one(batch, monkeypatch):
     valid = (batch[0][4:].double(), batch[1][4:])
     parameters = {name: p.detach() for name, p in net.named_parameters()}
 
-    def loss(ws, x, data):
+    def loss(ws: Any, x: Tensor, data: Pair) -> Any:
         weights = {"cell": torch.softmax(x, -1)}
         logits = torch.func.functional_call(net, ws, (data[0], weights))
         return torch.nn.functional.cross_entropy(logits, data[1])
@@ -825,7 +835,9 @@ def test_second_order_gradient_is_the_exact_unrolled_one(batch, monkeypatch):
     (expected,) = torch.autograd.grad(loss(moved, x, valid), x)
 
     losses = SimpleNamespace(outcome=None)
-    step = Step(net, train, valid, losses, losses, optimizer)
+    step = SimpleNamespace(
+        net=net, weight_batch=train, arch_batch=valid, arch_loss=losses, optimizer=optimizer
+    )
     (exact,) = method.arch_gradients(step)
     torch.testing.assert_close(exact, expected, rtol=1e-7, atol=1e-10)
     assert losses.outcome is not None

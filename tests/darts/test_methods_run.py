@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +33,7 @@ def images() -> ImageSet:
     return dataclasses.replace(digits, **few)
 
 
-def prepared(method: str, images: ImageSet, **overrides) -> Search:
+def prepared(method: str, images: ImageSet, **overrides: Any) -> Search:
     config = configure(
         **{
             "method": method,
@@ -47,7 +49,7 @@ def prepared(method: str, images: ImageSet, **overrides) -> Search:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_runs_on_nb201(method, images):
+def test_runs_on_nb201(method: str, images: ImageSet) -> None:
     search = prepared(method, images)
     result = search.run()
     last = result.history[-1]
@@ -59,13 +61,15 @@ def test_runs_on_nb201(method, images):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_two_runs_are_equal_and_so_is_an_interrupted_one(method, images, tmp_path):
+def test_two_runs_are_equal_and_so_is_an_interrupted_one(
+    method: str, images: ImageSet, tmp_path: Path
+) -> None:
     class Stop(Callback):
-        def stepped(self, search, step, steps):
+        def stepped(self, search: Search, step: Any, steps: int) -> None:
             if search.epoch == 1:
                 raise KeyboardInterrupt
 
-    def outcome(search):
+    def outcome(search: Search) -> Any:
         result = search.run()
         logs = [{k: v for k, v in r.items() if k != "seconds"} for r in result.history]
         return str(result.genotype), logs
@@ -98,7 +102,7 @@ DARTS_SPACES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "space"), DARTS_SPACES)
-def test_runs_on_the_darts_spaces(method, space, images):
+def test_runs_on_the_darts_spaces(method: str, space: str, images: ImageSet) -> None:
     few = dataclasses.replace(
         images, train_images=images.train_images[:64], train_labels=images.train_labels[:64]
     )
@@ -124,14 +128,14 @@ def test_runs_on_the_darts_spaces(method, space, images):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_runs_in_bfloat16(method, images):
+def test_runs_in_bfloat16(method: str, images: ImageSet) -> None:
     supernet = {"channels": 4, "cells": 1, "precision": "bfloat16"}
     result = prepared(method, images, epochs=1, supernet=supernet).run()
     assert math.isfinite(result.history[-1]["weight_loss"])
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_says_where_it_comes_from(name):
+def test_says_where_it_comes_from(name: str) -> None:
     method = METHODS[name]
     module = __import__(method.__module__, fromlist=["x"])
     assert method.summary

@@ -1,27 +1,29 @@
 import dataclasses
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from darts.config import SearchConfig
-from darts.data import load
+from darts.data import ImageSet, load
 from darts.errors import UserError
 from darts.genotype import Genotype
 from darts.methods import get_method
 from darts.recipes import configure
 from darts.run_folder import RunFolder
-from darts.search import Callback, Search, search
+from darts.search import Callback, Result, Search, search
 
 
-def tiny(**overrides) -> SearchConfig:
+def tiny(**overrides: Any) -> SearchConfig:
     settings = {"method": "edd", "epochs": 2, "supernet": {"channels": 4, "cells": 1}}
     batches = {"data": {"batch_size": 128}}
     return configure(**(settings | batches | overrides))
 
 
 @pytest.fixture(scope="module")
-def images():
+def images() -> Any:
     """A fifth of the digits."""
     digits = load("digits")
     few = {
@@ -31,12 +33,12 @@ def images():
     return dataclasses.replace(digits, **few)
 
 
-def without_time(history):
+def without_time(history: list[dict[str, Any]]) -> Any:
     return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
 
 
 @pytest.mark.parametrize("method", ["darts-v1", "edd"])
-def test_the_same_seed_gives_the_same_bits(images, method):
+def test_the_same_seed_gives_the_same_bits(images: ImageSet, method: str) -> None:
     config = tiny(method=method, seed=3)
     first, second = Search(config, images=images), Search(config, images=images)
     a, b = first.run(), second.run()
@@ -46,12 +48,12 @@ def test_the_same_seed_gives_the_same_bits(images, method):
         assert torch.equal(x, y)
 
 
-def test_another_seed_gives_another_search(images):
+def test_another_seed_gives_another_search(images: ImageSet) -> None:
     logits = [Search(tiny(seed=seed), images=images).method.logits["cell"] for seed in (0, 1)]
     assert not torch.equal(*logits)
 
 
-def test_the_run_folder_holds_everything(images, tmp_path):
+def test_the_run_folder_holds_everything(images: ImageSet, tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = search(tiny(out=str(out)), images=images)
     folder = RunFolder.open(out)
@@ -64,7 +66,7 @@ def test_the_run_folder_holds_everything(images, tmp_path):
     fresh.net.load_state_dict(state)
 
 
-def test_the_log_says_what_happened(images):
+def test_the_log_says_what_happened(images: ImageSet) -> None:
     record = search(tiny(epochs=1), images=images).history[0]
     assert record["epoch"] == 0
     assert 0 < record["temperature"] <= 1
@@ -77,7 +79,7 @@ def test_the_log_says_what_happened(images):
     assert min(record["gradient_norms"]["cell"]) > 0
 
 
-def test_alpha_and_weights_learn_from_their_own_halves(images):
+def test_alpha_and_weights_learn_from_their_own_halves(images: ImageSet) -> None:
     run = Search(tiny(), images=images)
     weight_batch, arch_batch = next(iter(run.batches.epoch()))
     before = run.method.logits["cell"].detach().clone()
@@ -89,7 +91,7 @@ def test_alpha_and_weights_learn_from_their_own_halves(images):
     assert all(a.grad is None or a.grad.isfinite().all() for a in run.method.parameters())
 
 
-def test_alpha_rests_in_its_warmup(images):
+def test_alpha_rests_in_its_warmup(images: ImageSet) -> None:
     run = Search(tiny(arch={"warmup": 1}), images=images)
     before = run.method.logits["cell"].detach().clone()
     record = run.run_epoch()
@@ -99,13 +101,13 @@ def test_alpha_rests_in_its_warmup(images):
     assert not torch.equal(before, run.method.logits["cell"])
 
 
-def test_the_learning_rate_is_a_cosine(images):
+def test_the_learning_rate_is_a_cosine(images: ImageSet) -> None:
     run = Search(tiny(method="darts-v1", epochs=4), images=images)
     rates = [run.method.learning_rate(time) for time in (0, 2, 4, 5)]
     assert rates == pytest.approx([0.025, 0.013, 0.001, 0.001])
 
 
-def test_a_loss_that_is_no_number_is_reported(images):
+def test_a_loss_that_is_no_number_is_reported(images: ImageSet) -> None:
     run = Search(tiny(), images=images)
     with torch.no_grad():
         next(iter(run.net.parameters())).fill_(torch.nan)
@@ -113,14 +115,14 @@ def test_a_loss_that_is_no_number_is_reported(images):
         run.run()
 
 
-def test_bfloat16_keeps_beta_and_losses_in_float32(images):
+def test_bfloat16_keeps_beta_and_losses_in_float32(images: ImageSet) -> None:
     run = Search(tiny(supernet={"channels": 4, "cells": 1, "precision": "bfloat16"}), images=images)
     record = run.run_epoch()
     assert run.method.logits["cell"].dtype == torch.float32
     assert math.isfinite(record["weight_loss"])
 
 
-def test_zero_skip_changes_nothing_but_time(images):
+def test_zero_skip_changes_nothing_but_time(images: ImageSet) -> None:
     """One exact zero in β: same losses, same weights after a step."""
     states = []
     for skip in (True, False):
@@ -136,35 +138,36 @@ def test_zero_skip_changes_nothing_but_time(images):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
-def test_callbacks_see_every_epoch_and_step(images):
-    seen = []
+def test_callbacks_see_every_epoch_and_step(images: ImageSet) -> None:
+    seen: list[Any] = []
 
     class Witness(Callback):
-        def started(self, search):
+        def started(self, search: Search) -> None:
             seen.append("started")
 
-        def stepped(self, search, step, steps):
+        def stepped(self, search: Search, step: Any, steps: int) -> None:
             seen.append((step, steps))
 
-        def epoch_ended(self, search, record):
+        def epoch_ended(self, search: Search, record: dict[str, Any]) -> None:
             seen.append(record["epoch"])
 
-        def ended(self, search, result):
+        def ended(self, search: Search, result: Result) -> None:
             seen.append(str(result.genotype))
 
     result = search(tiny(epochs=1), images=images, callbacks=[Witness()])
     assert seen == ["started", (1, 1), 0, str(result.genotype)]
 
 
-def test_a_methods_state_survives_saving(images, tmp_path):
+def test_a_methods_state_survives_saving(images: ImageSet, tmp_path: Path) -> None:
     run = Search(tiny(epochs=4), images=images)
     for _ in range(2):
         run.run_epoch()
     torch.save(run.method.state_dict(), tmp_path / "state.pt")
-    other = get_method("edd")(run.space, run.config)
+    other: Any = get_method("edd")(run.space, run.config)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(other.logits["cell"], run.method.logits["cell"])
-    assert other.decay == run.method.decay
+    method: Any = run.method
+    assert other.decay == method.decay
     assert other.epoch == 1
     run.method.begin_epoch(2)
     other.begin_epoch(2)
@@ -177,17 +180,19 @@ class Killed(Exception):
 
 
 class Killer(Callback):
-    def __init__(self, after):
+    def __init__(self, after: int) -> None:
         self.left = after
 
-    def stepped(self, search, step, steps):
+    def stepped(self, search: Search, step: Any, steps: int) -> None:
         self.left -= 1
         if self.left < 0:
             raise Killed
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5])
-def test_an_interrupted_search_goes_on_with_the_same_bits(images, tmp_path, after):
+def test_an_interrupted_search_goes_on_with_the_same_bits(
+    images: ImageSet, tmp_path: Path, after: int
+) -> None:
     settings = {"data": {"batch_size": 64}, "epochs": 3, "checkpoint_minutes": 1e-9}
     whole = Search(tiny(**settings), images=images)
     expected = whole.run()
