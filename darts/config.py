@@ -44,8 +44,10 @@ def setting(
 class ImageConfig:
     """Which images, and how they reach the network."""
 
-    source: str = setting("digits", "digits, cifar10, cifar100, svhn, or the path of an .npz file")
-    root: str = setting("data", "folder in which torchvision keeps its data sets")
+    source: str = setting(
+        "digits", "digits, cifar10, cifar100, svhn, imagenet16-120, or an .npz file"
+    )
+    root: str = setting("data", "folder that holds the data sets of torchvision, and ImageNet16")
     download: bool = setting(False, "fetch a torchvision data set that is not in root")
     augment: bool = setting(True, "shift training images, and mirror them where the set allows it")
     batch_size: int = setting(64, "images a step", at_least=1)

@@ -17,14 +17,14 @@ import bz2
 import pickle
 import statistics
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
 
-from darts import nb201
+from darts import nb201, safe_pickle
 from darts.errors import UserError
 from darts.nb201 import Row
 
@@ -114,8 +114,6 @@ def _nothing(*arguments: Any, **named: Any) -> None:
     """Stands for the makers of tensors."""
 
 
-_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
-"""What NumPy pickles its numbers with."""
 _SAFE: list[Any] = [
     OrderedDict,
     defaultdict,
@@ -123,35 +121,20 @@ _SAFE: list[Any] = [
     type(np.dtype(np.float64)),
     type(np.dtype(np.float32)),
     type(np.dtype(np.int64)),
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (safe_pickle.SCALAR, "numpy.core.multiarray.scalar"),
+    (safe_pickle.SCALAR, "numpy._core.multiarray.scalar"),
 ]
 """What `torch.load` may make beside tensors and plain values."""
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("collections", "defaultdict"): defaultdict,
-    ("numpy.core.multiarray", "scalar"): _SCALAR,
-    ("numpy._core.multiarray", "scalar"): _SCALAR,
+_WEIGHTS = {
     ("torch._utils", "_rebuild_tensor_v2"): _nothing,
     ("torch._utils", "_rebuild_parameter"): _nothing,
     ("torch.storage", "_load_from_bytes"): _nothing,
 }
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows the names in `_ALLOWED`, so that a file cannot run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it holds a {module}.{name}") from None
+"""Trained weights, which the table has no use for."""
 
 
 def _unpickle(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
-    file: IO[bytes]
     with bz2.open(path) as file:
-        return _Unpickler(file).load()
+        return safe_pickle.load(cast("IO[bytes]", file), extra=_WEIGHTS)

@@ -1,7 +1,9 @@
-"""Where image sets come from: scikit-learn's digits, torchvision's small sets, `.npz` files."""
+"""Where image sets come from: digits, torchvision's small sets, ImageNet16-120, `.npz` files."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from darts import safe_pickle
 from darts.data.images import ImageSet
 from darts.errors import UserError
 
@@ -65,6 +68,57 @@ def _digits(root: Path, download: bool) -> ImageSet:
     labels = torch.from_numpy(np.asarray(digits.target, dtype=np.int64))
     test = torch.arange(len(images)) % 5 == 4
     return ImageSet("digits", images[~test], labels[~test], images[test], labels[test], flip=False)
+
+
+IMAGENET16_MD5 = {
+    "train_data_batch_1": "27846dcaa50de8e21a7d1a35f30f0e91",
+    "train_data_batch_2": "c7254a054e0e795c69120a5727050e3f",
+    "train_data_batch_3": "4333d3df2e5ffb114b05d2ffc19b1e87",
+    "train_data_batch_4": "1620cdf193304f4a92677b695d70d10f",
+    "train_data_batch_5": "348b3c2fdbb3940c4e9e834affd3b18d",
+    "train_data_batch_6": "6e765307c242a1b3d7d5ef9139b48945",
+    "train_data_batch_7": "564926d8cbf8fc4818ba23d2faac7564",
+    "train_data_batch_8": "f4755871f718ccb653440b9dd0ebac66",
+    "train_data_batch_9": "bb6dd660c38c58552125b1a92f86b5d4",
+    "train_data_batch_10": "8f03f34ac4b42271a294f91bf480f29b",
+    "val_data": "3410e3017fdaefba8d5073aaa65e4bd6",
+}
+"""Checksums of the files of ImageNet16 (Chrabaszcz et al., 2017), as NAS-Bench-201 checks them."""
+
+
+def _imagenet16_120(root: Path, download: bool) -> ImageSet:
+    """NAS-Bench-201's ImageNet16-120: the first 120 classes of ImageNet at 16x16.
+
+    The official files lie in `root` or in its folder `ImageNet16`; their checksums are verified.
+    They are not public, so they are never fetched.
+    """
+    folder = root / "ImageNet16" if (root / "ImageNet16").is_dir() else root
+    parts = []
+    for prefix in ("train_data_batch_", "val_data"):
+        files = [folder / name for name in IMAGENET16_MD5 if name.startswith(prefix)]
+        batches = [_imagenet16_file(path) for path in files]
+        pixels = np.concatenate([pixels for pixels, _ in batches])
+        labels = np.concatenate([labels for _, labels in batches])
+        chosen = labels < 120
+        images = torch.from_numpy(pixels[chosen]).view(-1, 3, 16, 16)
+        parts.append((images, torch.from_numpy(labels[chosen])))
+    return ImageSet("ImageNet16-120", *parts[0], *parts[1])
+
+
+def _imagenet16_file(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels [N, 768] and labels [N] from 0 of one of the official files."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"ImageNet16-120: {path} cannot be read ({error.strerror}); the folder must hold the "
+            "official train_data_batch_1 to _10 and val_data."
+        ) from error
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != IMAGENET16_MD5[path.name]:
+        raise UserError(f"ImageNet16-120: {path} is damaged or another file: its MD5 differs.")
+    entry = safe_pickle.load(io.BytesIO(content), encoding="latin1")
+    labels = np.asarray(entry["labels"], dtype=np.int64) - 1
+    return np.asarray(entry["data"], dtype=np.uint8), labels
 
 
 def _torchvision(name: str, *, marker: str, flip: bool) -> Callable[[Path, bool], ImageSet]:
@@ -131,6 +185,7 @@ SOURCES: dict[str, Callable[[Path, bool], ImageSet]] = {
     "cifar10": _torchvision("CIFAR10", marker="cifar-10-batches-py", flip=True),
     "cifar100": _torchvision("CIFAR100", marker="cifar-100-python", flip=True),
     "svhn": _torchvision("SVHN", marker="train_32x32.mat", flip=False),
+    "imagenet16-120": _imagenet16_120,
 }
 """Loaders by name; each takes the root folder and whether the network is allowed."""
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from darts.data import (
     from_datasets,
     load,
     search_split,
+    sources,
 )
 from darts.errors import UserError
 
@@ -140,6 +143,43 @@ def test_damaged_torchvision_set_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(UserError, match=r"CIFAR10 in .* is damaged"):
         load("cifar10", root=tmp_path)
+
+
+@pytest.fixture
+def imagenet16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Small files in the official layout, with their own checksums."""
+    folder = tmp_path / "ImageNet16"
+    folder.mkdir()
+    checksums = {}
+    for number, name in enumerate(sources.IMAGENET16_MD5):
+        labels = [1 + number, 120, 121, 1000]
+        pixels = np.full((4, 768), number, np.uint8)
+        pixels[:, 256] = 200  # the first pixel of the second channel
+        content = pickle.dumps({"data": pixels, "labels": labels}, protocol=2)
+        (folder / name).write_bytes(content)
+        checksums[name] = hashlib.md5(content).hexdigest()
+    monkeypatch.setattr(sources, "IMAGENET16_MD5", checksums)
+    return tmp_path
+
+
+def test_imagenet16_keeps_the_first_120_classes(imagenet16: Path) -> None:
+    for root in (imagenet16, imagenet16 / "ImageNet16"):
+        images = load("imagenet16-120", root=root)
+        assert images.train_images.shape == (20, 3, 16, 16)
+        assert images.test_images.shape == (2, 3, 16, 16)
+        assert images.train_labels[:4].tolist() == [0, 119, 1, 119]
+        assert images.classes == 120
+        assert images.train_images[2, :, 0, 0].tolist() == [1, 200, 1]
+
+
+def test_imagenet16_checks_its_files(imagenet16: Path) -> None:
+    file = imagenet16 / "ImageNet16" / "train_data_batch_3"
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(UserError, match=r"train_data_batch_3 is damaged or another file"):
+        load("imagenet16-120", root=imagenet16)
+    file.unlink()
+    with pytest.raises(UserError, match=r"train_data_batch_3 cannot be read .*must hold the"):
+        load("imagenet16-120", root=imagenet16)
 
 
 def test_torch_datasets_become_bytes() -> None:
