@@ -5,11 +5,11 @@
 //
 // and the gradient of the sum of x, rectified and averaged, each with its own gradient:
 //
-//   dx = g_identity + [rectified > 0] g_rectified + A^T g_averaged
+//   dx = g_identity + [rectified > 0] sum_j g_rectified_j + A^T g_averaged
 //
-// with A^T g the 3x3 sum of g / count. Maps are dense [images, height, width, channels]; a row is
-// one (image, height). Any output or gradient may be null. Arithmetic is float, or double for
-// double maps.
+// with A^T g the 3x3 sum of g / count; every reader j of the rectified map has its own gradient.
+// Maps are dense [images, height, width, channels]; a row is one (image, height). Any output may be
+// null, and so may g_identity and g_averaged. Arithmetic is float, or double for double maps.
 #pragma once
 
 #include <cstdint>
@@ -31,8 +31,8 @@ void rectify_average_cpu(const RowsArgs& args, const void* x, void* rectified, v
 
 /// Rows [begin, end) of dx; all rows of the gradients are read.
 void rectify_average_backward_cpu(const RowsArgs& args, const void* rectified,
-                                  const void* grad_identity, const void* grad_rectified,
-                                  const void* grad_averaged, void* grad, int64_t begin,
-                                  int64_t end);
+                                  const void* grad_identity, const void* const* grad_rectified,
+                                  int64_t readers, const void* grad_averaged, void* grad,
+                                  int64_t begin, int64_t end);
 
 }  // namespace snsoftmax

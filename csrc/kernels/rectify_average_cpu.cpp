@@ -12,8 +12,8 @@ namespace snsoftmax {
 
 SNSOFTMAX_DECLARE_PER_CAPABILITY(
     void rectify_average(const RowsArgs&, const void*, void*, void*, int64_t, int64_t);
-    void rectify_average_backward(const RowsArgs&, const void*, const void*, const void*,
-                                  const void*, void*, int64_t, int64_t))
+    void rectify_average_backward(const RowsArgs&, const void*, const void*, const void* const*,
+                                  int64_t, const void*, void*, int64_t, int64_t))
 
 namespace SNSOFTMAX_CAPABILITY {
 namespace {
@@ -89,8 +89,8 @@ struct Rows {
     });
   }
 
-  void backward(const T* rectified, const T* grad_identity, const T* grad_rectified,
-                const T* grad_averaged, T* grad, int64_t r) {
+  void backward(const T* rectified, const T* grad_identity, const void* const* grad_rectified,
+                int64_t readers, const T* grad_averaged, T* grad, int64_t r) {
     if (grad_averaged != nullptr) {
       each_part<S>(
           args, [&](int64_t begin, int64_t end, S share_of_width) __attribute__((always_inline)) {
@@ -108,8 +108,12 @@ struct Rows {
     each_vector<T>(0, length, [&](int64_t i, auto get, auto put) __attribute__((always_inline)) {
       V v{};
       if (grad_identity != nullptr) v += get(grad_identity + start + i);
-      if (grad_rectified != nullptr) {
-        v += select(get(rectified + start + i) > V{}, get(grad_rectified + start + i), V{});
+      if (readers > 0) {
+        V through{};
+        for (int64_t q = 0; q < readers; ++q) {
+          through += get(static_cast<const T*>(grad_rectified[q]) + start + i);
+        }
+        v += select(get(rectified + start + i) > V{}, through, V{});
       }
       if (grad_averaged != nullptr) {
         v += get(column + i - args.channels) + get(column + i) + get(column + i + args.channels);
@@ -146,14 +150,15 @@ void rectify_average(const RowsArgs& args, const void* x, void* rectified, void*
 }
 
 void rectify_average_backward(const RowsArgs& args, const void* rectified,
-                              const void* grad_identity, const void* grad_rectified,
-                              const void* grad_averaged, void* grad, int64_t begin, int64_t end) {
+                              const void* grad_identity, const void* const* grad_rectified,
+                              int64_t readers, const void* grad_averaged, void* grad, int64_t begin,
+                              int64_t end) {
   with_type(args.dtype, [&](auto type) {
     using T = decltype(type);
     Rows<T> rows{args};
     for (int64_t r = begin; r < end; ++r) {
       rows.backward(static_cast<const T*>(rectified), static_cast<const T*>(grad_identity),
-                    static_cast<const T*>(grad_rectified), static_cast<const T*>(grad_averaged),
+                    grad_rectified, readers, static_cast<const T*>(grad_averaged),
                     static_cast<T*>(grad), r);
     }
   });
@@ -168,11 +173,11 @@ void rectify_average_cpu(const RowsArgs& args, const void* x, void* rectified, v
 }
 
 void rectify_average_backward_cpu(const RowsArgs& args, const void* rectified,
-                                  const void* grad_identity, const void* grad_rectified,
-                                  const void* grad_averaged, void* grad, int64_t begin,
-                                  int64_t end) {
+                                  const void* grad_identity, const void* const* grad_rectified,
+                                  int64_t readers, const void* grad_averaged, void* grad,
+                                  int64_t begin, int64_t end) {
   SNSOFTMAX_DISPATCH(rectify_average_backward, args, rectified, grad_identity, grad_rectified,
-                     grad_averaged, grad, begin, end);
+                     readers, grad_averaged, grad, begin, end);
 }
 #endif
 

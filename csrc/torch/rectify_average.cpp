@@ -3,8 +3,10 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "../kernels/rectify_average.h"
 
@@ -13,6 +15,7 @@ namespace snsoftmax {
 namespace {
 
 using at::Tensor;
+using at::TensorList;
 using Gradient = std::optional<Tensor>;
 
 constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
@@ -65,41 +68,53 @@ std::tuple<Tensor, Tensor> rectify_average_aten(const Tensor& x, bool rectify, b
           average ? at::avg_pool2d(x, 3, 1, 1, false, false) : at::empty({0}, x.options())};
 }
 
-/// The first gradient there is, which all have the shape of.
+/// One of the gradients, which all have the shape of the map.
 const Tensor& check_backward(const Gradient& rectified, const Gradient& identity,
-                             const Gradient& through_relu, const Gradient& through_average) {
-  TORCH_CHECK_VALUE(identity || through_relu || through_average,
+                             TensorList through_relu, const Gradient& through_average) {
+  TORCH_CHECK_VALUE(identity || !through_relu.empty() || through_average,
                     "one of the gradients must be given");
-  TORCH_CHECK_VALUE(rectified || !through_relu, "grad_rectified needs rectified");
-  return identity ? *identity : through_relu ? *through_relu : *through_average;
+  TORCH_CHECK_VALUE(rectified || through_relu.empty(), "grad_rectified needs rectified");
+  const Tensor& like = identity               ? *identity
+                       : through_relu.empty() ? *through_average
+                                              : through_relu[0];
+  check(like);
+  for (const Tensor& g : through_relu) {
+    TORCH_CHECK_VALUE(g.sym_sizes() == like.sym_sizes(), "grad_rectified has shape ", g.sym_sizes(),
+                      ", but must have ", like.sym_sizes());
+  }
+  return like;
 }
 
 Tensor rectify_average_backward_cpu_op(const Gradient& rectified, const Gradient& identity,
-                                       const Gradient& through_relu,
-                                       const Gradient& through_average) {
+                                       TensorList through_relu, const Gradient& through_average) {
   const Tensor& like = check_backward(rectified, identity, through_relu, through_average);
-  check(like);
   const auto dense = [](const Gradient& g) { return g ? g->contiguous(kLayout) : Tensor(); };
   const auto data = [](const Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; };
   const Tensor r = dense(rectified);
   const Tensor a = dense(identity);
-  const Tensor b = dense(through_relu);
-  const Tensor c = dense(through_average);
+  const Tensor b = dense(through_average);
+  std::vector<Tensor> relu;
+  std::vector<const void*> relu_data;
+  for (const Tensor& g : through_relu) {
+    relu.push_back(g.contiguous(kLayout));
+    relu_data.push_back(relu.back().const_data_ptr());
+  }
   Tensor grad = at::empty_like(like, like.options().memory_format(kLayout));
   over_rows(grad, [&](int64_t begin, int64_t end) {
-    rectify_average_backward_cpu(arguments(grad), data(r), data(a), data(b), data(c),
+    rectify_average_backward_cpu(arguments(grad), data(r), data(a), relu_data.data(),
+                                 static_cast<int64_t>(relu_data.size()), data(b),
                                  grad.mutable_data_ptr(), begin, end);
   });
   return grad;
 }
 
 Tensor rectify_average_backward_aten(const Gradient& rectified, const Gradient& identity,
-                                     const Gradient& through_relu,
-                                     const Gradient& through_average) {
-  check(check_backward(rectified, identity, through_relu, through_average));
+                                     TensorList through_relu, const Gradient& through_average) {
+  check_backward(rectified, identity, through_relu, through_average);
   Tensor grad;
   const auto add = [&](const Tensor& term) { grad = grad.defined() ? grad + term : term; };
-  if (through_relu) add(at::threshold_backward(*through_relu, *rectified, 0));
+  for (const Tensor& g : through_relu) add(g);
+  if (grad.defined()) grad = at::threshold_backward(grad, *rectified, 0);
   if (through_average) {
     const Tensor& g = *through_average;
     add(at::avg_pool2d_backward(g, g, 3, 1, 1, false, false, std::nullopt));
@@ -118,8 +133,7 @@ std::tuple<Tensor, Tensor> rectify_average_meta(const Tensor& x, bool rectify, b
 }
 
 Tensor rectify_average_backward_meta(const Gradient& rectified, const Gradient& identity,
-                                     const Gradient& through_relu,
-                                     const Gradient& through_average) {
+                                     TensorList through_relu, const Gradient& through_average) {
   const Tensor& like = check_backward(rectified, identity, through_relu, through_average);
   return at::empty_like(like, like.options().memory_format(kLayout));
 }
@@ -129,7 +143,7 @@ Tensor rectify_average_backward_meta(const Gradient& rectified, const Gradient& 
 TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
   m.def("rectify_average(Tensor x, bool rectify, bool average) -> (Tensor, Tensor)");
   m.def(
-      "rectify_average_backward(Tensor? rectified, Tensor? grad_identity, Tensor? grad_rectified, "
+      "rectify_average_backward(Tensor? rectified, Tensor? grad_identity, Tensor[] grad_rectified, "
       "Tensor? grad_averaged) -> Tensor");
 }
 

@@ -1,15 +1,18 @@
 """One kind of operation on all the edges that leave a node, computed together.
 
-A branch holds the parameters of the operation for ``edges`` edges in one tensor and returns one
-map in which edge r owns channels [r·C, (r+1)·C). The batch normalisation that ends every
-operation is left to the node that receives it; a branch only keeps its running statistics.
+A branch holds the parameters of the operation for all these edges in one tensor. On an accelerator
+it launches one convolution for all of them, and edge i owns channels [i·C, (i+1)·C) of its map. On
+a CPU it makes one convolution an edge: oneDNN is no faster on the wider one, and passes over maps
+are several times slower on slices of channels, which leave most of each cache line unused.
+
+The batch normalisation that ends every operation is left to the node that receives it; a branch
+only keeps its running statistics.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +30,9 @@ def convolution_weight(outputs: int, inputs: int, kernel: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(outputs, inputs, kernel, kernel).uniform_(-bound, bound))
 
 
-def select(tensor: Tensor, rows: Sequence[int], channels: int) -> Tensor:
-    """Channels of the edges ``rows``, a view where they are adjacent."""
-    if len(rows) * channels == len(tensor):
-        return tensor
-    if all(b == a + 1 for a, b in pairwise(rows)):
-        return tensor.narrow(0, rows[0] * channels, len(rows) * channels)
-    return torch.cat([tensor.narrow(0, r * channels, channels) for r in rows])
+def batched(x: Tensor) -> bool:
+    """Is one convolution made for all edges?"""
+    return x.device.type != "cpu"
 
 
 class Statistics(nn.Module):
@@ -69,29 +68,60 @@ class Branch(nn.Module):
         self.channels = channels
         self.statistics = Statistics(edges, channels, track)
 
-    def forward(self, x: Tensor, rows: Sequence[int]) -> Tensor:
-        """Un-normalised maps, [batch, len(rows)·C, ...], of the rectified map ``x``."""
+    def readers(self, rows: Sequence[int], x: Tensor) -> int:
+        """How many aliases of the rectified map ``forward`` takes for ``rows``."""
+        return 1 if batched(x) else len(rows)
+
+    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
+        """Un-normalised maps of the edges ``rows``: one with all their channels, or one each.
+
+        ``xs``: aliases of the rectified map, one for each map that is returned.
+        """
+        if len(xs) < len(rows) == self.edges:
+            return [self.convolve(xs[0], self.weights(), rows)]
+        parts = [weight.chunk(self.edges) for weight in self.weights()]
+        if len(xs) < len(rows):
+            chosen = [torch.cat([part[r] for r in rows]) for part in parts]
+            return [self.convolve(xs[0], chosen, rows)]
+        return [
+            self.convolve(x, [part[r] for part in parts], [r])
+            for x, r in zip(xs, rows, strict=True)
+        ]
+
+    def weights(self) -> list[Tensor]:
+        """The parameters, each with the edges along its first dimension."""
+        raise NotImplementedError
+
+    def convolve(self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
+        """The map of the edges ``rows``, whose weights are given, [batch, len(rows)·C, ...]."""
         raise NotImplementedError
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:
         """Names in a conventional network → edge r's part of ``of(parameter)``."""
         raise NotImplementedError
 
+    def part(self, r: int, tensor: Tensor) -> Tensor:
+        """Edge r's part of a tensor that has the edges along its first dimension."""
+        return tensor.chunk(self.edges)[r]
+
 
 class Convolutions(Branch):
-    """nor_conv: one dense convolution for all edges."""
+    """nor_conv: dense convolutions."""
 
     def __init__(self, edges: int, channels: int, kernel: int, track: bool) -> None:
         super().__init__(edges, channels, track)
         self.weight = convolution_weight(edges * channels, channels, kernel)
 
-    def forward(self, x: Tensor, rows: Sequence[int]) -> Tensor:  # noqa: D102
-        weight = select(self.weight, rows, self.channels)
-        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+    def weights(self) -> list[Tensor]:  # noqa: D102
+        return [self.weight]
+
+    def convolve(  # noqa: D102
+        self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
+    ) -> Tensor:
+        return F.conv2d(x, weights[0], padding=weights[0].shape[-1] // 2)
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
-        c = self.channels
-        return {"1.weight": of(self.weight)[r * c : (r + 1) * c], **self.statistics.views(r, "2")}
+        return {"1.weight": self.part(r, of(self.weight)), **self.statistics.views(r, "2")}
 
 
 class Reductions(Branch):
@@ -102,24 +132,24 @@ class Reductions(Branch):
 
     def __init__(self, edges: int, channels: int, track: bool) -> None:
         super().__init__(edges, channels, track)
-        weight = convolution_weight(edges * channels, channels, 1)
-        self.weight = nn.Parameter(weight.detach().view(edges, 2, channels // 2, channels))
+        self.weight = convolution_weight(edges * channels, channels, 1)
 
-    def forward(self, x: Tensor, rows: Sequence[int]) -> Tensor:  # noqa: D102
-        weight = select(self.weight, rows, 1)
-        first, second = weight.unbind(1)
+    def weights(self) -> list[Tensor]:  # noqa: D102
+        return [self.weight]
+
+    def convolve(  # noqa: D102
+        self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
+    ) -> Tensor:
+        c = self.channels
+        first, second = weights[0].view(len(rows), 2, c // 2, c).unbind(1)
         zero = torch.zeros_like(first)
-        taps = torch.stack(
-            (
-                torch.stack((first, zero, zero, zero), -1),
-                torch.stack((zero, zero, zero, second), -1),
-            ),
-            dim=1,
-        )
-        return F.conv2d(x, taps.view(-1, self.channels, 2, 2), stride=2)
+        upper_left = torch.stack((first, zero, zero, zero), dim=-1)
+        lower_right = torch.stack((zero, zero, zero, second), dim=-1)
+        taps = torch.stack((upper_left, lower_right), dim=1)
+        return F.conv2d(x, taps.view(-1, c, 2, 2), stride=2)
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
-        first, second = of(self.weight)[r, :, :, :, None, None]
+        first, second = self.part(r, of(self.weight)).chunk(2)
         return {
             "conv_1.weight": first,
             "conv_2.weight": second,
@@ -127,38 +157,15 @@ class Reductions(Branch):
         }
 
 
-class _DepthwisePair(nn.Module):
-    """Depthwise and pointwise convolution of every edge."""
-
-    def __init__(self, edges: int, channels: int, kernel: int, stride: int, dilation: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.stride = stride
-        self.dilation = dilation
-        self.depthwise = convolution_weight(edges * channels, 1, kernel)
-        self.pointwise = convolution_weight(edges * channels, channels, 1)
-
-    def forward(self, x: Tensor, rows: Sequence[int]) -> Tensor:
-        """``x``: one rectified map for all rows, or one per row."""
-        depthwise = select(self.depthwise, rows, self.channels)
-        if x.shape[1] != len(depthwise):
-            x = torch.cat([x] * len(rows), dim=1)
-        x = F.conv2d(
-            x,
-            depthwise,
-            stride=self.stride,
-            padding=self.dilation * (depthwise.shape[-1] // 2),
-            dilation=self.dilation,
-            groups=len(depthwise),
-        )
-        return F.conv2d(x, select(self.pointwise, rows, self.channels), groups=len(rows))
-
-    def views(self, r: int, of: Callable[[Tensor], Tensor], prefix: str = "") -> Views:
-        rows = slice(r * self.channels, (r + 1) * self.channels)
-        return {
-            f"{prefix}1.weight": of(self.depthwise)[rows],
-            f"{prefix}2.weight": of(self.pointwise)[rows],
-        }
+def depthwise_pointwise(
+    x: Tensor, depthwise: Tensor, pointwise: Tensor, stride: int, dilation: int, edges: int
+) -> Tensor:
+    """Depthwise and pointwise convolution of ``edges`` edges; ``x`` is for all, or one for each."""
+    if x.shape[1] != len(depthwise):
+        x = torch.cat([x] * edges, dim=1)
+    padding = dilation * (depthwise.shape[-1] // 2)
+    x = F.conv2d(x, depthwise, None, stride, padding, dilation, groups=len(depthwise))
+    return F.conv2d(x, pointwise, groups=edges)
 
 
 class DilatedConvolutions(Branch):
@@ -166,14 +173,24 @@ class DilatedConvolutions(Branch):
 
     def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:
         super().__init__(edges, channels, track)
-        self.pair = _DepthwisePair(edges, channels, kernel, stride, 2)
+        self.stride = stride
+        self.depthwise = convolution_weight(edges * channels, 1, kernel)
+        self.pointwise = convolution_weight(edges * channels, channels, 1)
 
-    def forward(self, x: Tensor, rows: Sequence[int]) -> Tensor:  # noqa: D102
-        y: Tensor = self.pair(x, rows)
-        return y
+    def weights(self) -> list[Tensor]:  # noqa: D102
+        return [self.depthwise, self.pointwise]
+
+    def convolve(  # noqa: D102
+        self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
+    ) -> Tensor:
+        return depthwise_pointwise(x, weights[0], weights[1], self.stride, 2, len(rows))
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
-        return {**self.pair.views(r, of), **self.statistics.views(r, "3")}
+        return {
+            "1.weight": self.part(r, of(self.depthwise)),
+            "2.weight": self.part(r, of(self.pointwise)),
+            **self.statistics.views(r, "3"),
+        }
 
 
 class SeparableConvolutions(Branch):
@@ -181,33 +198,47 @@ class SeparableConvolutions(Branch):
 
     def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:
         super().__init__(edges, channels, track)
-        self.first = _DepthwisePair(edges, channels, kernel, stride, 1)
-        self.second = _DepthwisePair(edges, channels, kernel, 1, 1)
+        self.stride = stride
+        self.depthwise1 = convolution_weight(edges * channels, 1, kernel)
+        self.pointwise1 = convolution_weight(edges * channels, channels, 1)
         self.middle = Statistics(edges, channels, track)
+        self.depthwise2 = convolution_weight(edges * channels, 1, kernel)
+        self.pointwise2 = convolution_weight(edges * channels, channels, 1)
 
-    def forward(self, x: Tensor, rows: Sequence[int]) -> Tensor:  # noqa: D102
-        y = self.first(x, rows)
+    def weights(self) -> list[Tensor]:  # noqa: D102
+        return [self.depthwise1, self.pointwise1, self.depthwise2, self.pointwise2]
+
+    def convolve(  # noqa: D102
+        self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
+    ) -> Tensor:
+        depthwise1, pointwise1, depthwise2, pointwise2 = weights
+        y = depthwise_pointwise(x, depthwise1, pointwise1, self.stride, 1, len(rows))
+        y = self._normalize(y, rows).relu()
+        return depthwise_pointwise(y, depthwise2, pointwise2, 1, 1, len(rows))
+
+    def _normalize(self, y: Tensor, rows: Sequence[int]) -> Tensor:
         mean, var = self.middle.mean, self.middle.var
         if mean is None or var is None:
-            y = F.batch_norm(y, None, None, training=True)
-        elif len(rows) == self.edges:
-            y = F.batch_norm(
-                y, mean.view(-1), var.view(-1), None, None, self.training, MOMENTUM, EPS
+            return F.batch_norm(y, None, None, training=True)
+        if len(rows) in (1, self.edges):
+            at = slice(rows[0], rows[-1] + 1)
+            return F.batch_norm(
+                y, mean[at].view(-1), var[at].view(-1), None, None, self.training, MOMENTUM, EPS
             )
-        else:
-            live_mean, live_var = mean[list(rows)].view(-1), var[list(rows)].view(-1)
-            y = F.batch_norm(y, live_mean, live_var, None, None, self.training, MOMENTUM, EPS)
-            if self.training:
-                mean[list(rows)] = live_mean.view(len(rows), -1)
-                var[list(rows)] = live_var.view(len(rows), -1)
-        z: Tensor = self.second(y.relu(), rows)
-        return z
+        chosen = list(rows)
+        live = mean[chosen].view(-1), var[chosen].view(-1)
+        y = F.batch_norm(y, *live, None, None, self.training, MOMENTUM, EPS)
+        if self.training:
+            mean[chosen], var[chosen] = (s.view(len(rows), -1) for s in live)
+        return y
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {
-            **self.first.views(r, of, "0."),
+            "0.1.weight": self.part(r, of(self.depthwise1)),
+            "0.2.weight": self.part(r, of(self.pointwise1)),
             **self.middle.views(r, "0.3"),
-            **self.second.views(r, of, "1."),
+            "1.1.weight": self.part(r, of(self.depthwise2)),
+            "1.2.weight": self.part(r, of(self.pointwise2)),
             **self.statistics.views(r, "1.3"),
         }
 

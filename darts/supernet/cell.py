@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from darts.operations import FactorizedReduce, ReLUConvNorm, drop_path, noise_li
 from darts.skeleton import Place
 from darts.spaces.table import Cell
 from darts.supernet.branches import EPS, MOMENTUM, Branch, Statistics, Views, make_branch
-from darts.supernet.leave import leave
+from darts.supernet.leave import Departure, leave
 from darts.supernet.mixture import SharedMap, Summand, mixture
 from darts.supernet.plan import Live, Plan, Term, make_plan
 
@@ -36,16 +37,16 @@ class Source(nn.Module):
 
     def __init__(self, cell: Cell, node: int, channels: int, track: bool) -> None:
         super().__init__()
-        edges: dict[str, list[int]] = {}
+        slots: dict[str, list[tuple[int, int]]] = {}
         for e in cell.outgoing(node):
-            for operation in cell.candidates[e]:
-                edges.setdefault(operation, []).append(e)
+            for column, operation in enumerate(cell.candidates[e]):
+                slots.setdefault(operation, []).append((e, column))
         self.stride = cell.stride(cell.outgoing(node)[0])
-        self.edges = edges
+        self.slots = slots
         self.channels = channels
         self.branches = nn.ModuleDict()
         self.pool_statistics = nn.ModuleDict()
-        for operation, leaving in edges.items():
+        for operation, leaving in slots.items():
             branch = make_branch(operation, len(leaving), channels, self.stride, track)
             if branch is not None:
                 self.branches[operation] = branch
@@ -55,37 +56,54 @@ class Source(nn.Module):
     def forward(self, x: Tensor, terms: list[Term]) -> dict[Term, Summand]:
         """What each of ``terms``, all of which read this node's map ``x``, contributes."""
         operations = {t.operation: [u for u in terms if u.operation == t.operation] for t in terms}
-        rectify = any(operation in self.branches for operation in operations)
+        rows = {
+            operation: [self.slots[operation].index((t.edge, t.column)) for t in mine]
+            for operation, mine in operations.items()
+            if operation in self.branches
+        }
+        readers = {o: self._branch(o).readers(r, x) for o, r in rows.items()}
         average = AVERAGE in operations and self.stride == 1
-        identity, rectified, averaged = leave(x, rectify, average)
+        departure = leave(x, sum(readers.values()), average)
+        rectified = iter(departure.rectified)
         summands: dict[Term, Summand] = {}
         for operation, mine in operations.items():
-            if operation in self.branches:
-                assert rectified is not None
-                summands.update(self._branch(operation, rectified, mine))
+            if operation in rows:
+                xs = list(islice(rectified, readers[operation]))
+                parts = self._normalized(operation, xs, rows[operation])
+                summands.update(zip(mine, parts, strict=True))
             elif operation != "noise":
-                y = self._edgeless(operation, identity, averaged)
-                shared = Summand(SharedMap.of(y))
+                shared = Summand(SharedMap.of(self._edgeless(operation, departure)))
                 summands.update((term, shared) for term in mine)
         return summands
 
-    def _branch(self, operation: str, x: Tensor, terms: list[Term]) -> dict[Term, Summand]:
+    def _branch(self, operation: str) -> Branch:
         branch = self.branches[operation]
         assert isinstance(branch, Branch)
-        rows = [self.edges[operation].index(term.edge) for term in terms]
-        shared = SharedMap.of(branch(x, rows))
-        c = self.channels
-        return {
-            term: Summand(shared, True, i * c, c, *branch.statistics.row(r))
-            for i, (term, r) in enumerate(zip(terms, rows, strict=True))
-        }
+        return branch
 
-    def _edgeless(self, operation: str, x: Tensor, averaged: Tensor | None) -> Tensor:
+    def _normalized(
+        self, operation: str, xs: Sequence[Tensor], rows: Sequence[int]
+    ) -> list[Summand]:
+        """What the operation contributes on each of its edges ``rows``."""
+        branch = self._branch(operation)
+        maps = [SharedMap.of(y) for y in branch(xs, rows)]
+        c = self.channels
+        starts = range(0, len(rows) * c, c) if len(maps) < len(rows) else [0] * len(rows)
+        owners = maps if len(maps) == len(rows) else maps * len(rows)
+        return [
+            Summand(shared, True, start, c, *branch.statistics.row(r))
+            for shared, start, r in zip(owners, starts, rows, strict=True)
+        ]
+
+    def _edgeless(self, operation: str, departure: Departure) -> Tensor:
         """The map of an operation without parameters, which is the same for every edge."""
+        x = departure.map
         if operation == "skip_connect":
             return x
-        if operation == AVERAGE:
-            y = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False) if averaged is None else averaged
+        if operation == AVERAGE and departure.averaged is not None:
+            y = departure.averaged
+        elif operation == AVERAGE:
+            y = F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)
         else:
             y = F.max_pool2d(x, 3, self.stride, 1)
         if operation not in self.pool_statistics:
@@ -95,12 +113,11 @@ class Source(nn.Module):
         mean, var = statistics.row(0)
         return F.batch_norm(y, mean, var, None, None, self.training or mean is None, MOMENTUM, EPS)
 
-    def views(self, edge: int, operation: str, of: Callable[[Tensor], Tensor]) -> Views:
-        """Names within the conventional operation's module → this source's part for ``edge``."""
+    def views(self, slot: tuple[int, int], of: Callable[[Tensor], Tensor]) -> Views:
+        """Names within the conventional module of (edge, column) → its part of this source."""
+        operation = next(o for o, slots in self.slots.items() if slot in slots)
         if operation in self.branches:
-            branch = self.branches[operation]
-            assert isinstance(branch, Branch)
-            return branch.views(self.edges[operation].index(edge), of)
+            return self._branch(operation).views(self.slots[operation].index(slot), of)
         if operation in self.pool_statistics:
             statistics = self.pool_statistics[operation]
             assert isinstance(statistics, Statistics)
@@ -159,7 +176,7 @@ class SearchCell(nn.Module):
     def _leave(self, node: int, x: Tensor, plan: Plan, summands: dict[Term, Summand]) -> Tensor:
         """Compute all that leaves ``node``, whose map is ``x``."""
         if terms := plan.outgoing(node):
-            summands.update(self.sources[str(node)](self._active(x), terms))
+            summands.update(self._source(node)(self._active(x), terms))
         return x
 
     def _active(self, x: Tensor) -> Tensor:
@@ -220,13 +237,16 @@ class SearchCell(nn.Module):
         assert rest is not None
         return F.channel_shuffle(torch.cat((mixed, rest), dim=1), self.partial)
 
+    def _source(self, node: int) -> Source:
+        source = self.sources[str(node)]
+        assert isinstance(source, Source)
+        return source
+
     def views(self, of: Callable[[Tensor], Tensor]) -> Views:
         """Conventional names (``edges.E.K...``) → parts of this cell's tensors."""
         return {
             f"edges.{e}.{k}.{name}": view
             for e, candidates in enumerate(self.cell.candidates)
-            for k, operation in enumerate(candidates)
-            for name, view in self.sources[str(self.cell.edges[e][0])]
-            .views(e, operation, of)
-            .items()
+            for k in range(len(candidates))
+            for name, view in self._source(self.cell.edges[e][0]).views((e, k), of).items()
         }

@@ -1,8 +1,8 @@
-"""What every operation that leaves a node starts from: the map itself, its ReLU, its 3x3 average."""
+"""What operations that leave a node start from: its map, the ReLU and the 3x3 average of it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,27 +13,40 @@ import snsoftmax  # noqa: F401  (registers the operators)
 _ops = torch.ops.snsoftmax
 
 
-class _Leave(torch.autograd.Function):
-    """One pass each way; the three gradients are added as they are made."""
+class Departure(NamedTuple):
+    """A node's map as its outgoing operations read it.
 
+    ``rectified``: the ReLU, one alias for each reader, so that their gradients arrive apart and
+    are added in the pass that applies the ReLU's. ``averaged``: the 3x3 average of stride 1, or
+    None.
+    """
+
+    map: Tensor
+    rectified: tuple[Tensor, ...]
+    averaged: Tensor | None
+
+
+class _Leave(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rectify: bool, average: bool) -> tuple[Tensor, ...]:
-        rectified, averaged = _ops.rectify_average(x, rectify, average)
-        ctx.save_for_backward(rectified if rectify else None)
+    def forward(ctx: Any, x: Tensor, readers: int, average: bool) -> tuple[Tensor, ...]:
+        rectified, averaged = _ops.rectify_average(x, readers > 0, average)
+        ctx.save_for_backward(rectified if readers else None)
         ctx.set_materialize_grads(False)
-        return x.view_as(x), rectified, averaged
+        aliases = (rectified.view_as(rectified) for _ in range(readers))
+        return x.view_as(x), averaged, *aliases
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
         (rectified,) = ctx.saved_tensors
-        if all(g is None for g in grads):
+        identity, through_average, *others = grads
+        through_relu = [g for g in others if g is not None]
+        if identity is None and through_average is None and not through_relu:
             return None, None, None
         if not torch.is_grad_enabled():
-            return _ops.rectify_average_backward(rectified, *grads), None, None
-        identity, through_relu, through_average = grads
+            grad = _ops.rectify_average_backward(rectified, identity, through_relu, through_average)
+            return grad, None, None
         terms = [] if identity is None else [identity]
-        if through_relu is not None:
-            terms.append(through_relu * (rectified > 0))
+        terms += [g * (rectified > 0) for g in through_relu]
         if through_average is not None:
             terms.append(_average_transposed(through_average))
         return sum(terms[1:], terms[0]), None, None
@@ -46,12 +59,12 @@ def _average_transposed(grad: Tensor) -> Tensor:
     return F.avg_pool2d(grad / count, 3, 1, 1, divisor_override=1)
 
 
-def leave(x: Tensor, rectify: bool, average: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """``x``, ReLU(x) if ``rectify`` and the 3x3 average of stride 1 if ``average``, else None.
+def leave(x: Tensor, readers: int, average: bool) -> Departure:
+    """``x`` with its ReLU for ``readers`` operations and its average if ``average``.
 
-    The average excludes padding from its count.
+    One pass each way. The average excludes padding from its count.
     """
-    if not (rectify or average):
-        return x, None, None
-    identity, rectified, averaged = _Leave.apply(x, rectify, average)
-    return identity, rectified if rectify else None, averaged if average else None
+    if readers == 0 and not average:
+        return Departure(x, (), None)
+    map, averaged, *rectified = _Leave.apply(x, readers, average)
+    return Departure(map, tuple(rectified), averaged if average else None)
