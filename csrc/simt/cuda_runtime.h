@@ -3,7 +3,7 @@
 // AddressSanitizer sees an index that leaves its buffer. Blocks run one after another.
 //
 // Only what the kernels use is here. All 32 lanes of a warp must take part in every warp operation,
-// every thread of a block in every __syncthreads(), and a block is a whole number of warps.
+// every thread of a block in every __syncthreads(), and a block is a whole number of warps. C++20.
 #pragma once
 
 #include <cmath>
@@ -37,10 +37,10 @@ struct alignas(16) double2 {
   double x, y;
 };
 
-extern thread_local uint3 threadIdx;
-extern thread_local uint3 blockIdx;
-extern thread_local dim3 blockDim;
-extern thread_local dim3 gridDim;
+inline constinit thread_local uint3 threadIdx{};
+inline constinit thread_local uint3 blockIdx{};
+inline constinit thread_local dim3 blockDim{};
+inline constinit thread_local dim3 gridDim{};
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };

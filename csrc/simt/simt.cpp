@@ -9,11 +9,6 @@
 
 #include "cuda_runtime.h"
 
-thread_local uint3 threadIdx;
-thread_local uint3 blockIdx;
-thread_local dim3 blockDim;
-thread_local dim3 gridDim;
-
 namespace simt {
 
 Device device;

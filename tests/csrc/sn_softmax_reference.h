@@ -52,9 +52,9 @@ inline void softmax(const std::vector<double>& a, Real t, std::vector<Real>& p,
 /// roundings of its own exponent and of those in the sum below it.
 struct Tempered {
   std::vector<Real> p, z;
-  Real c, spread = 0.0;
+  Real c, tiny, spread = 0.0;
 
-  Tempered(const std::vector<double>& a, Real t, Real c_) : c(c_) {
+  Tempered(const std::vector<double>& a, Real t, Real c_, Real tiny_) : c(c_), tiny(tiny_) {
     softmax(a, t, p, z);
     for (size_t i = 0; i < p.size(); ++i) spread += p[i] * std::fabs(z[i]);
   }
@@ -68,34 +68,35 @@ struct Tempered {
     const auto v_size = [&](size_t i) { return std::fabs(grad[i]) + std::fabs(tilt * z[i]); };
     for (size_t i = 0; i < p.size(); ++i) {
       mean += p[i] * v(i);
-      mean_bound += p[i] * v_size(i) * slack(i);
+      mean_bound += (p[i] * slack(i) + tiny) * v_size(i);
     }
     for (size_t i = 0; i < p.size(); ++i) {
       r.grad[i] += p[i] * (v(i) - mean) / x;
-      r.grad_bound[i] += p[i] / x * (slack(i) * (v_size(i) + std::fabs(mean)) + mean_bound);
+      const Real deviation = v_size(i) + std::fabs(mean);
+      r.grad_bound[i] += p[i] / x * (slack(i) * deviation + mean_bound) + tiny / x * deviation;
     }
   }
 };
 
-/// `unit` is the rounding unit of the arithmetic.
-inline Result solve(const Row& row, Real unit) {
+/// `unit` is the rounding unit of the arithmetic; a p below `tiny` may be taken for zero.
+inline Result solve(const Row& row, Real unit, Real tiny) {
   const size_t n = row.logits.size();
   // Sums are taken in some order by some threads.
   const Real c = unit * (8.0L + std::sqrt(static_cast<Real>(n)));
-  const Tempered at_t(row.logits, row.t, c);
+  const Tempered at_t(row.logits, row.t, c, tiny);
   Result r;
   r.probs = at_t.p;
   for (size_t i = 0; i < n; ++i) {
     const Real p = at_t.p[i];
     const Real log_p = p == 0.0L ? 0.0L : std::log(p);
-    r.probs_bound.push_back(p * at_t.slack(i));
+    r.probs_bound.push_back(p * at_t.slack(i) + tiny);
     r.entropy -= p * log_p;
     r.entropy_bound += p * at_t.slack(i) * (1.0L + std::fabs(log_p));
   }
   r.grad.assign(n, 0.0);
   r.grad_bound.assign(n, 0.0);
   at_t.pull_back(row.grad, row.grad_entropy, row.t, r);
-  if (row.st != 0.0) Tempered(row.logits, row.st, c).pull_back(row.grad, 0.0, row.st, r);
+  if (row.st != 0.0) Tempered(row.logits, row.st, c, tiny).pull_back(row.grad, 0.0, row.st, r);
   return r;
 }
 
