@@ -3,7 +3,6 @@
 Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019 (Eqs 6-8, Algorithm 1 with
 ξ = the learning rate of ω). The product with the mixed Hessian is their finite difference (Eq. 8)
 as in quark0/darts (architect.py) and AutoDL-Projects; `--exact` differentiates through the step.
-AutoDL-Projects leaves the momentum out of the unrolled step, the authors have it, and so has this.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Dong, Yang: Searching for a Robust Neural Architecture in Four GPU Hours, CVPR 2019 (Eqs 3-7).
 Settings of AutoDL-Projects (configs/nas-benchmark/algos/GDAS.config): 250 epochs, τ from 10 to 0.1
 in equal steps. Only the drawn operation is computed, in both steps, and only its weight has a
-gradient, as in the paper and in AutoDL-Projects' "gdas_v1". Its "gdas" instead adds the other
-weights (zeros) to the feature map as numbers, which gives them the sum of the map's gradient; that
-is not reproduced.
+gradient, as the paper says. AutoDL-Projects' "gdas" adds the weights of the others, zeros, to the
+feature map as numbers, which gives each the sum of the map's gradient; that is not reproduced. (Its
+"gdas_v1", meant to be without, is refused by its own check of modes.)
 """
 
 from __future__ import annotations
