@@ -96,25 +96,6 @@ struct Zero {
   SNSOFTMAX_INLINE Vector<T> operator[](int64_t) const { return Vector<T>{}; }
 };
 
-template <class V>
-SNSOFTMAX_INLINE void deinterleave(V& a, V& b) {
-  constexpr int n = sizeof(V) / sizeof(a[0]);
-  decltype(a < b) even, odd;
-  for (int i = 0; i < n; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
-  const V evens = __builtin_shuffle(a, b, even);
-  b = __builtin_shuffle(a, b, odd);
-  a = evens;
-}
-template <class V>
-SNSOFTMAX_INLINE void interleave(V& a, V& b) {
-  constexpr int n = sizeof(V) / sizeof(a[0]);
-  decltype(a < b) low, high;
-  for (int i = 0; i < n; ++i) low[i] = i / 2 + i % 2 * n, high[i] = low[i] + n / 2;
-  const V lows = __builtin_shuffle(a, b, low);
-  b = __builtin_shuffle(a, b, high);
-  a = lows;
-}
-
 /// A block of up to a vector of short contiguous rows, held transposed. kSize is the rows' length,
 /// or 0 where only `size` knows it.
 template <class T, int64_t kSize>

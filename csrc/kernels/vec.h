@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -155,46 +156,108 @@ SNSOFTMAX_INLINE void store(Half* p, VecF v) {
 template <class T>
 SNSOFTMAX_INLINE typename Op<T>::vector load_first(const T* p, int64_t n,
                                                    typename Op<T>::scalar fill) {
-  using V = typename Op<T>::vector;
+#if defined(__AVX512F__)
+  const auto mask = static_cast<__mmask16>((1u << n) - 1);
+  if constexpr (sizeof(T) == 4) {
+    return (VecF)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask, p);
+  } else if constexpr (sizeof(T) == 8) {
+    return (VecD)_mm512_mask_loadu_pd(_mm512_set1_pd(fill), static_cast<__mmask8>(mask), p);
+  } else {
+    T buffer[kLanes<T>];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(buffer), _mm256_maskz_loadu_epi16(mask, p));
+    return (VecF)_mm512_mask_mov_ps(_mm512_set1_ps(fill), mask, (__m512)load(buffer));
+  }
+#else
   T buffer[kLanes<T>] = {};
   std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
-  V v = load(buffer);
+  auto v = load(buffer);
   for (int64_t i = n; i < kLanes<T>; ++i) v[i] = fill;
   return v;
+#endif
 }
 template <class T>
 SNSOFTMAX_INLINE void store_first(T* p, int64_t n, typename Op<T>::vector v) {
+#if defined(__AVX512F__)
+  const auto mask = static_cast<__mmask16>((1u << n) - 1);
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(p, mask, (__m512)v);
+  } else if constexpr (sizeof(T) == 8) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), (__m512d)v);
+  } else {
+    T buffer[kLanes<T>];
+    store(buffer, v);
+    _mm256_mask_storeu_epi16(p, mask, _mm256_loadu_si256(reinterpret_cast<__m256i*>(buffer)));
+  }
+#else
   T buffer[kLanes<T>];
   store(buffer, v);
   std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
+#endif
 }
 
-/// Lane i takes lane i ^ distance: log2(lanes) of these reduce a vector.
-SNSOFTMAX_INLINE VecF swap_lanes(VecF v, int distance) {
-  VecI lane;
-  for (int i = 0; i < kVectorBytes / 4; ++i) lane[i] = i ^ distance;
-  return __builtin_shuffle(v, lane);
+// ---- exchange of lanes: every index is a constant, or GCC would build it at run time ----
+
+template <class V>
+using Lanes = std::make_integer_sequence<int, sizeof(V) / sizeof(decltype(V{}[0]))>;
+
+/// Lane i is lane kLane[i] of a followed by b.
+template <int... kLane, class V>
+SNSOFTMAX_INLINE V pick(V a, V b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, kLane...);
+#else
+  using Index = decltype(a < b);
+  return __builtin_shuffle(a, b, Index{kLane...});
+#endif
 }
-SNSOFTMAX_INLINE VecD swap_lanes(VecD v, int distance) {
-  VecL lane;
-  for (int i = 0; i < kVectorBytes / 8; ++i) lane[i] = i ^ distance;
-  return __builtin_shuffle(v, lane);
+
+template <class V, int... i>
+SNSOFTMAX_INLINE void deinterleave(V& a, V& b, std::integer_sequence<int, i...>) {
+  const V evens = pick<(2 * i)...>(a, b);
+  b = pick<(2 * i + 1)...>(a, b);
+  a = evens;
+}
+/// a becomes the even, b the odd elements of a followed by b.
+template <class V>
+SNSOFTMAX_INLINE void deinterleave(V& a, V& b) {
+  deinterleave(a, b, Lanes<V>{});
+}
+
+template <class V, int... i>
+SNSOFTMAX_INLINE void interleave(V& a, V& b, std::integer_sequence<int, i...>) {
+  constexpr int n = sizeof...(i);
+  const V low = pick<(i / 2 + i % 2 * n)...>(a, b);
+  b = pick<(i / 2 + i % 2 * n + n / 2)...>(a, b);
+  a = low;
+}
+/// Undoes deinterleave.
+template <class V>
+SNSOFTMAX_INLINE void interleave(V& a, V& b) {
+  interleave(a, b, Lanes<V>{});
+}
+
+template <int kDistance, class V, int... i>
+SNSOFTMAX_INLINE V swap_lanes(V v, std::integer_sequence<int, i...>) {
+  return pick<(i ^ kDistance)...>(v, v);
+}
+/// All lanes combined by f, in every lane.
+template <class V, class F, int kDistance = static_cast<int>(Lanes<V>::size() / 2)>
+SNSOFTMAX_INLINE V across_lanes(V v, F f) {
+  if constexpr (kDistance == 0) {
+    return v;
+  } else {
+    const V both = f(v, swap_lanes<kDistance>(v, Lanes<V>{}));
+    return across_lanes<V, F, kDistance / 2>(both, f);
+  }
 }
 template <class V>
 SNSOFTMAX_INLINE auto sum(V v) {
-#pragma GCC unroll 4
-  for (int d = sizeof(V) / sizeof(v[0]) / 2; d > 0; d /= 2) v += swap_lanes(v, d);
-  return v[0];
+  return across_lanes(v, [](V a, V b) { return a + b; })[0];
 }
 /// The largest lane; NaN is for the caller to find in the sum that follows.
 template <class V>
 SNSOFTMAX_INLINE auto highest(V v) {
-#pragma GCC unroll 4
-  for (int d = sizeof(V) / sizeof(v[0]) / 2; d > 0; d /= 2) {
-    const V other = swap_lanes(v, d);
-    v = v < other ? other : v;
-  }
-  return v[0];
+  return across_lanes(v, [](V a, V b) { return a < b ? b : a; })[0];
 }
 
 // ---- 2^z for z <= 0; an exact zero where the result would be denormal ----

@@ -11,6 +11,9 @@
 #include <vector>
 
 #include "../kernels/sn_softmax.h"
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 #ifdef SNSOFTMAX_WITH_CUDA
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -132,6 +135,21 @@ Rows rows_of(const Tensor& dense, int64_t dim, bool row_values) {
 
 Tensor dense(const Tensor& t) { return t.is_non_overlapping_and_dense() ? t : t.contiguous(); }
 
+/// An uninitialised tensor in the layout of `like`. Zeroing fresh memory a small page at a time
+/// costs a large CPU result more than computing it, so ask for huge pages.
+Tensor result_like(const Tensor& like) {
+  Tensor out = at::empty_like(like);
+#ifdef __linux__
+  constexpr uintptr_t kHuge = uintptr_t{1} << 21;
+  if (out.is_cpu() && out.nbytes() >= 4 * kHuge) {
+    const auto start = reinterpret_cast<uintptr_t>(out.mutable_data_ptr());
+    const uintptr_t first = (start + kHuge - 1) & ~(kHuge - 1);
+    madvise(reinterpret_cast<void*>(first), start + out.nbytes() - first, MADV_HUGEPAGE);
+  }
+#endif
+  return out;
+}
+
 // ------------------------------------------------------------ kernel calls
 
 /// The kernel's arguments, and what they point to.
@@ -217,7 +235,7 @@ std::pair<Tensor, Tensor> forward(const Tensor& input, const SNSoftmaxParams& pa
   const bool row_values =
       with_entropy || one_value_a_row(params.temperature) || one_value_a_row(params.smooth);
   const Rows rows = rows_of(logits, dim, row_values);
-  const Tensor probs = at::empty_like(logits);
+  const Tensor probs = result_like(logits);
   Tensor entropy;
   if (with_entropy) {
     entropy = at::empty_strided(rows.shape, rows.strides,
@@ -265,7 +283,7 @@ Tensor backward(const Tensor& grad, const Tensor& grad_entropy, const Tensor& in
                            logits.options().dtype(opmath(logits.scalar_type())))
              .copy_(gh);
   }
-  const Tensor out = at::empty_like(logits);
+  const Tensor out = result_like(logits);
   if (logits.numel() == 0) return out;
   const KernelCall call = kernel_call(logits, params, rows, dim);
   const void* gp = g.defined() ? g.const_data_ptr() : nullptr;
