@@ -25,7 +25,8 @@ def sn_softmax(
 
 def entropy(p: Tensor, dim: int) -> Tensor:
     """H = −Σ p log p in nats (Eq. 13), with 0 log 0 = 0."""
-    return torch.special.entr(p).sum(dim)
+    h: Tensor = torch.special.entr(p).sum(dim)
+    return h
 
 
 def jacobian_vector_product(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,9 +29,9 @@ TEMPERATURES = st.floats(1e-6, 1e6)
 @st.composite
 def tensors(draw: st.DrawFn) -> tuple[Tensor, int]:
     """Logits of any layout and content, and a dim of them."""
-    shape = draw(st.lists(st.integers(0, 9), min_size=0, max_size=4))
+    shape: list[int] = draw(st.lists(st.integers(0, 9), min_size=0, max_size=4))
     dim = draw(st.integers(-len(shape), len(shape) - 1)) if shape else 0
-    if shape and draw(st.booleans()):
+    if draw(st.booleans()) and shape:
         shape[dim] = draw(st.integers(0, 200))
     step = [draw(st.integers(1, 2)) for _ in shape]
     dtype = draw(st.sampled_from(DTYPES))
@@ -97,14 +98,18 @@ def test_any_tensor(case: tuple[Tensor, int], t: float, smooth: float | None) ->
 )
 def test_any_arguments(t: object, scale: object, smooth: object, dim: object) -> None:
     a = torch.randn(2, 3)
-    try:
-        p = sn_softmax(a, t, scale=scale, smooth_temperature=smooth, dim=dim)  # type: ignore[call-overload]
-    except (TypeError, ValueError, IndexError) as error:
-        assert "\n" not in str(error)
+    documented = isinstance(t, (int, float)) and 0 < t < math.inf
+    documented &= isinstance(dim, int) and -2 <= dim <= 1
+    for value, lowest in ((scale, 1.0), (smooth, 0.0)):
+        documented &= value is None or (isinstance(value, float) and lowest < value < math.inf)
+    documented &= scale is None or smooth is None or scale == 100.0
+    if not documented:
+        with pytest.raises((TypeError, ValueError, IndexError)) as caught:
+            sn_softmax(a, t, scale=scale, smooth_temperature=smooth, dim=dim)  # type: ignore[call-overload]
+        assert "\n" not in str(caught.value)
         return
+    p = sn_softmax(a, t, scale=scale, smooth_temperature=smooth, dim=dim)  # type: ignore[call-overload]
     assert isinstance(t, (int, float))
     assert isinstance(dim, int)
-    assert 0 < t < math.inf
-    assert dim in (-2, -1, 0, 1)
     z = (a.double() - a.amax(dim, keepdim=True)) / t
     torch.testing.assert_close(p.double(), torch.softmax(z, dim), rtol=1e-4, atol=1e-6)

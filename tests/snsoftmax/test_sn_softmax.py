@@ -203,7 +203,7 @@ def test_empty(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("size", [3, 8, 30, 40, 300])
 @pytest.mark.parametrize("dim", [0, 1])
 def test_infinite_and_nan_logits(size: int, dim: int) -> None:
-    """−inf is an exact zero; NaN, +inf or nothing but −inf make the row NaN; others are untouched."""
+    """−inf is an exact zero; NaN, +inf or nothing but −inf make the row NaN, and only that row."""
     inf = math.inf
     logits = torch.zeros(5, size)
     logits[0, 1:] = -inf
