@@ -1,0 +1,344 @@
+"""Time of a bilevel step: the fast supernet against conventional ones.
+
+``python -m bench.step [--peer PATH]`` prints tables and writes ``bench/results/step.json``. The
+conventional supernets are the one in tests/reference and, with ``--peer``, that of an unmodified
+checkout of AutoDL-Projects (github.com/D-X-Y/AutoDL-Projects), run with its own step. Variants take
+turns in one process; medians are reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from darts.spaces import DARTS, NB201, Space
+from darts.step import Batch, arch_step, weight_step
+from darts.supernet import build_supernet, live_operations
+from tests.reference.supernet import ReferenceSupernet
+
+Step = Callable[[], None]
+CLASSES = 10
+VIEWS = {
+    *("view", "reshape", "as_strided", "narrow", "select", "slice", "split", "chunk", "unbind"),
+    *("expand", "transpose", "permute", "t", "alias", "detach", "view_as", "squeeze", "unsqueeze"),
+    *(
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "resize_",
+        "result_type",
+        "to",
+        "contiguous",
+        "stack",
+    ),
+    *(
+        "split_with_sizes",
+        "item",
+        "_local_scalar_dense",
+        "lift_fresh",
+        "resolve_conj",
+        "is_nonzero",
+    ),
+}
+"""Operators that touch no data, or only call others."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a supernet and its batches of 3x32x32 images."""
+
+    channels: int = 16
+    cells: int = 1
+    batch: int = 64
+
+
+@dataclass
+class Row:
+    """One variant's result; ``times`` in seconds."""
+
+    name: str
+    times: list[float]
+    peak_bytes: int
+
+    @property
+    def median(self) -> float:
+        """Median time of a step in seconds."""
+        return statistics.median(self.times)
+
+
+def batches(size: Size) -> tuple[Batch, Batch]:
+    """Random training and validation images and labels."""
+    torch.manual_seed(0)
+    one = lambda: (torch.randn(size.batch, 3, 32, 32), torch.randint(CLASSES, (size.batch,)))  # noqa: E731
+    return one(), one()
+
+
+def optimizers(
+    weights: list[nn.Parameter], alphas: list[Tensor]
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Those of the usual NAS-Bench-201 recipe."""
+    return (
+        torch.optim.SGD(weights, 0.025, momentum=0.9, weight_decay=5e-4, nesterov=True),
+        torch.optim.Adam(alphas, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3),
+    )
+
+
+def new_alphas(space: Space) -> dict[str, Tensor]:
+    """α as DARTS initialises it."""
+    return {n: (1e-3 * torch.randn(c.shape)).requires_grad_() for n, c in space.cells.items()}
+
+
+def conventional_step(space: Space, size: Size) -> Step:
+    """One module per operation, ``backward()`` through everything."""
+    train, validation = batches(size)
+    net = ReferenceSupernet(space, size.channels, size.cells, CLASSES)
+    alphas = new_alphas(space)
+    sgd, adam = optimizers(list(net.parameters()), list(alphas.values()))
+
+    def step() -> None:
+        for (images, labels), optimizer in ((train, sgd), (validation, adam)):
+            sgd.zero_grad()
+            adam.zero_grad()
+            weights = {name: a.softmax(-1) for name, a in alphas.items()}
+            F.cross_entropy(net(images, weights), labels).backward()
+            optimizer.step()
+
+    return step
+
+
+def peer_step(path: Path, size: Size) -> Step:
+    """AutoDL-Projects' DARTS (first order): the body of the loop of its exps/NATS-algos."""
+    sys.path.insert(0, str(path))
+    from xautodl.models.cell_operations import NAS_BENCH_201  # type: ignore[import-not-found]
+    from xautodl.models.cell_searchs.generic_model import (  # type: ignore[import-not-found]
+        GenericNAS201Model,
+    )
+    from xautodl.utils.evaluation_utils import obtain_accuracy  # type: ignore[import-not-found]
+
+    train, validation = batches(size)
+    network = GenericNAS201Model(
+        size.channels, size.cells, 4, CLASSES, NAS_BENCH_201, affine=False, track_running_stats=True
+    )
+    network.set_algo("darts-v1")
+    criterion = nn.CrossEntropyLoss()
+    sgd, adam = optimizers(network.weights, network.alphas)
+
+    def step() -> None:
+        for (images, labels), optimizer in ((train, sgd), (validation, adam)):
+            network.set_cal_mode("joint", None)
+            network.zero_grad()
+            _, logits = network(images)
+            loss = criterion(logits, labels)
+            loss.backward()
+            optimizer.step()
+            obtain_accuracy(logits.data, labels.data, topk=(1,))  # its top 5 fails on this torch
+            loss.item()
+
+    return step
+
+
+def fast_step(
+    space: Space, size: Size, precision: torch.dtype | None = None, live: str = "all"
+) -> Step:
+    """This project's step.
+
+    ``live``: "all" operations; "weight step": β is one-hot, as at a small temperature, so the
+    weight step computes one operation an edge and the arch step, which needs every gradient of β,
+    all; "both": the arch step computes one an edge too, as in GDAS.
+    """
+    train, validation = batches(size)
+    net = build_supernet(space, channels=size.channels, cells=size.cells, classes=CLASSES)
+    alphas = new_alphas(space)
+    sgd, adam = optimizers(list(net.parameters()), list(alphas.values()))
+
+    def weights() -> Mapping[str, Tensor]:
+        soft = {name: a.softmax(-1) for name, a in alphas.items()}
+        if live == "all":
+            return soft
+        return {
+            name: F.one_hot(w.argmax(-1), w.shape[1]) + w - w.detach() for name, w in soft.items()
+        }
+
+    def step() -> None:
+        weight_step(net, train, weights(), precision=precision)
+        sgd.step()
+        chosen = live_operations(weights()) if live == "both" else None
+        arch_step(net, validation, weights, list(alphas.values()), live=chosen, precision=precision)
+        adam.step()
+
+    return step
+
+
+def timed(step: Step) -> float:
+    """Seconds of one step."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def peak_bytes(step: Step) -> int:
+    """Most bytes that tensors made during a step hold at once."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        step()
+    assert profile.profiler is not None and profile.profiler.kineto_results is not None
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def compare(steps: Mapping[str, Step], rounds: int) -> list[Row]:
+    """Times of the variants, taken in turns after one step to warm up."""
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(timed(step))
+    return [Row(name, times[name], peak_bytes(step)) for name, step in steps.items()]
+
+
+@dataclass
+class Counts:
+    """Operators that touch data, and the maps that they read, in one bilevel step."""
+
+    operators: float
+    maps_read: float
+
+
+def counts(step: Step, size: Size) -> Counts:
+    """From the profiler; a map is a tensor of at least a quarter of the smallest cell map."""
+    smallest = size.batch * size.channels * 4 * 8 * 8 // 4
+    with torch.profiler.profile(record_shapes=True) as profile:
+        step()
+    operators = maps = 0
+    for event in profile.events() or []:
+        name = event.name.partition("::")[2]
+        if event.cpu_children or not name or name in VIEWS:
+            continue
+        operators += 1
+        shapes = [shape for shape in event.input_shapes or [] if shape]
+        flat = [s for shape in shapes for s in (shape if isinstance(shape[0], list) else [shape])]
+        maps += sum(torch.Size(s).numel() >= smallest for s in flat)
+    return Counts(operators, maps)
+
+
+def per_cell(make: Callable[[Size], Step]) -> Counts:
+    """What one more cell in each of the three stages adds, divided by three."""
+    found = []
+    for cells in (1, 2):
+        size = Size(cells=cells, batch=16)
+        step = make(size)
+        step()
+        found.append(counts(step, size))
+    one, two = found
+    return Counts((two.operators - one.operators) / 3, (two.maps_read - one.maps_read) / 3)
+
+
+def print_rows(title: str, rows: list[Row]) -> None:
+    """A table; ratios are to the first row."""
+    print(f"\n{title}")
+    print(f"{'':40s}{'ms/step':>9s}{'ratio':>8s}{'peak MiB':>10s}")
+    for row in rows:
+        ratio = rows[0].median / row.median
+        print(f"{row.name:40s}{row.median * 1e3:9.1f}{ratio:7.2f}x{row.peak_bytes / 2**20:10.1f}")
+
+
+def scaling(rounds: int) -> dict[str, float]:
+    """Seconds of a float32 step as cells, batch and channels grow."""
+    sizes = [Size(cells=n) for n in (1, 2, 4)]
+    sizes += [Size(batch=b) for b in (32, 128)] + [Size(channels=c) for c in (8, 32)]
+    result = {}
+    for size in sizes:
+        (row,) = compare({"": fast_step(NB201, size)}, rounds)
+        name = f"C={size.channels} N={size.cells} batch={size.batch}"
+        result[name] = row.median
+        print(f"{name:40s}{row.median * 1e3:9.1f}")
+    return result
+
+
+def main() -> None:
+    """Run the benchmark that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", type=Path, help="a checkout of AutoDL-Projects")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--skip-darts", action="store_true", help="leave out the DARTS space")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/step.json"))
+    arguments = parser.parse_args()
+    if arguments.peer is not None and not (arguments.peer / "xautodl").is_dir():
+        parser.error(f"--peer {arguments.peer} has no xautodl folder")
+
+    size = Size()
+    steps: dict[str, Step] = {}
+    if arguments.peer is not None:
+        steps["AutoDL-Projects, float32"] = peer_step(arguments.peer, size)
+    steps["module per operation, float32"] = conventional_step(NB201, size)
+    bf16 = torch.bfloat16
+    steps["float32"] = fast_step(NB201, size)
+    steps["bfloat16"] = fast_step(NB201, size, bf16)
+    for live in ("weight step", "both"):
+        steps[f"one live operation ({live}), float32"] = fast_step(NB201, size, live=live)
+        steps[f"one live operation ({live}), bfloat16"] = fast_step(NB201, size, bf16, live)
+    rows = compare(steps, arguments.rounds)
+    print_rows("NAS-Bench-201, C=16, N=1, batch 64", rows)
+    report: dict[str, object] = {"nb201": [asdict(row) for row in rows]}
+
+    makers: dict[str, Callable[[Size], Step]] = {
+        "module per operation": lambda s: conventional_step(NB201, s),
+        "fast": lambda s: fast_step(NB201, s),
+    }
+    print(f"\nPer cell and bilevel step{'':15s}{'operators':>12s}{'maps read':>12s}")
+    report["per_cell"] = {}
+    for name, make in makers.items():
+        found = per_cell(make)
+        report["per_cell"][name] = asdict(found)  # type: ignore[index]
+        print(f"{name:40s}{found.operators:12.0f}{found.maps_read:12.0f}")
+
+    print(f"\n{'Growth, float32':40s}{'ms/step':>9s}")
+    report["scaling"] = scaling(max(3, arguments.rounds // 3))
+
+    if not arguments.skip_darts:
+        deep = Size(cells=8)
+        rows = compare(
+            {
+                "module per operation, float32": conventional_step(DARTS, deep),
+                "float32": fast_step(DARTS, deep),
+                "bfloat16": fast_step(DARTS, deep, bf16),
+            },
+            max(3, arguments.rounds // 3),
+        )
+        print_rows("DARTS space, C=16, 8 cells, batch 64", rows)
+        report["darts"] = [asdict(row) for row in rows]
+
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    report["machine"] = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit.strip(),
+        "rounds": arguments.rounds,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = arguments.out.with_suffix(".tmp")
+    temporary.write_text(json.dumps(report, indent=1))
+    os.replace(temporary, arguments.out)
+    print(f"\nwritten to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
