@@ -32,6 +32,7 @@ from darts.run_folder import EpochRecord, RunFolder
 from darts.spaces import get_space
 from darts.step import Outcome, cross_entropy, weight_step
 from darts.supernet import Supernet, build_supernet, live_operations
+from darts.supernet.widen import growth, widen
 
 
 @dataclass(frozen=True)
@@ -138,21 +139,7 @@ class Search:
             augment=data.augment,
             cutout=data.cutout,
         )
-        self.net = build_supernet(
-            self.space,
-            channels=config.supernet.channels,
-            cells=config.supernet.cells,
-            classes=self.images.classes,
-            **self.method.supernet_options(),
-        ).to(config.device)
-        w = config.weights
-        self.optimizer = torch.optim.SGD(
-            self.net.parameters(),
-            lr=w.learning_rate,
-            momentum=w.momentum,
-            nesterov=w.nesterov,
-            weight_decay=w.weight_decay,
-        )
+        self._build()
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
         self.losses: list[Tensor] = []
@@ -161,6 +148,43 @@ class Search:
         """Time that the running epoch took before it was interrupted."""
         self.folder = self._open_folder(resume) if config.out else None
         self.keeper = Keeper(self.checkpoints, self.state_dict, minutes=config.checkpoint_minutes)
+
+    def _build(self) -> None:
+        """The supernet as the method wants it now, and its optimiser."""
+        self._built_with = self.method.supernet_options()
+        try:
+            net = build_supernet(
+                self.space,
+                channels=self.config.supernet.channels,
+                cells=self.config.supernet.cells,
+                classes=self.images.classes,
+                **self._built_with,
+            )
+        except ValueError as error:
+            raise UserError(f"supernet: {error}.") from error
+        self.net = net.to(self.config.device)
+        w = self.config.weights
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(),
+            lr=w.learning_rate,
+            momentum=w.momentum,
+            nesterov=w.nesterov,
+            weight_decay=w.weight_decay,
+        )
+
+    def _rebuild(self) -> None:
+        """Another supernet in the middle of a search; weights and momentum are carried over."""
+        old, momenta = self.net, self.optimizer.state
+        self._build()
+
+        def momentum(states: Any) -> Any:
+            return lambda p: states[p].setdefault("momentum_buffer", torch.zeros_like(p))
+
+        source = torch.Generator().manual_seed(self.config.seed + self.epoch)
+        plan = growth(old.conventional_views(), self.net.conventional_views(), source)
+        widen(old.conventional_views(), self.net.conventional_views(), plan)
+        parts = (old.conventional_views(momentum(momenta)), momentum(self.optimizer.state))
+        widen(parts[0], self.net.conventional_views(parts[1]), plan)
 
     def _open_folder(self, resume: bool) -> RunFolder:
         """A new run folder, or the old one with the state that its newest checkpoint holds."""
@@ -219,6 +243,8 @@ class Search:
         steps, done = self.batches.steps, self.batches.position
         if not done:
             self.method.begin_epoch(self.epoch)
+            if self.method.supernet_options() != self._built_with:
+                self._rebuild()
         self.method.prepare(self.net)
         self.net.train()
         for step, (weight_batch, arch_batch) in enumerate(self.batches.epoch(), start=done + 1):
@@ -256,9 +282,11 @@ class Search:
         """Go on from where `state_dict()` was taken."""
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.losses = [loss.to(self.config.device) for loss in state["losses"]]
+        self.method.load_state_dict(state["method"])
+        if self.method.supernet_options() != self._built_with:
+            self._build()
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.method.load_state_dict(state["method"])
         self.batches.load_state_dict(state["batches"])
         set_random_state(state["random"])
 

@@ -290,7 +290,7 @@ class Method:
                 make = cast(Callable[..., Any], type(current))
                 setattr(self, name, make(*value))
             else:
-                setattr(self, name, value)
+                setattr(self, name, _onto(value, self.device))
 
     def _kept(self) -> list[str]:
         return [name for cls in type(self).__mro__ for name in cls.__dict__.get("kept", ())]
@@ -299,6 +299,17 @@ class Method:
 def _plain(value: Any) -> Any:
     """What a checkpoint can hold: dataclasses become tuples."""
     return dataclasses.astuple(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+
+
+def _onto(value: Any, device: torch.device) -> Any:
+    """The value with every tensor in its lists and dictionaries on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, list):
+        return [_onto(item, device) for item in value]
+    if isinstance(value, dict):
+        return {name: _onto(item, device) for name, item in value.items()}
+    return value
 
 
 def entropy(probabilities: Tensor) -> Tensor:

@@ -55,19 +55,23 @@ class DrNAS(Method):
         """elu(α) + 1, positive."""
         return F.elu(logits) + 1
 
+    def open(self, cell: str, mass: Tensor) -> Tensor:
+        """What is left of unnormalised β where operations have been pruned; all of it here."""
+        return mass
+
     def normalize(self, cell: str, logits: Tensor) -> Tensor:
         """The distribution's mean, by which operations are selected."""
-        concentration = self.concentration(logits)
+        concentration = self.open(cell, self.concentration(logits))
         return concentration / concentration.sum(-1, keepdim=True)
 
     def weights(self) -> Weights:
         """A fresh sample of every edge, differentiable in α."""
-        return {cell: self.sample(self.concentration(a)) for cell, a in self.logits.items()}
+        return {cell: self.sample(cell, self.concentration(a)) for cell, a in self.logits.items()}
 
-    def sample(self, concentration: Tensor) -> Tensor:
+    def sample(self, cell: str, concentration: Tensor) -> Tensor:
         """Dirichlet(concentration) of every row, as gamma variables over their sum."""
         gamma = torch._standard_gamma(concentration, generator=self.generator)
-        gamma = gamma.clamp(min=torch.finfo(gamma.dtype).tiny)
+        gamma = self.open(cell, gamma.clamp(min=torch.finfo(gamma.dtype).tiny))
         return gamma / gamma.sum(-1, keepdim=True)
 
     def arch_objective(self, loss: Loss) -> Tensor:

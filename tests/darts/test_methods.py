@@ -19,6 +19,7 @@ from darts.methods.sparse_nas import sparse_group_proximal
 from darts.recipes import configure
 from darts.spaces import get_space
 from darts.supernet import build_supernet
+from darts.supernet.widen import growth, widen
 
 Pair = tuple[Tensor, Tensor]
 
@@ -171,7 +172,7 @@ def test_drnas_gradient_is_that_of_the_expectation() -> None:
 
     exact = torch.func.jacrev(expectation)(a)
     many = a.expand(200_000, 3).clone().requires_grad_()
-    samples = method.sample(method.concentration(many))
+    samples = method.sample("cell", method.concentration(many))
     (gradient,) = torch.autograd.grad((coefficients * samples.square()).sum(), many)
     error = gradient.std(0) / len(many) ** 0.5
     assert ((gradient.mean(0) - exact[0]).abs() < 5 * error).all()
@@ -184,6 +185,38 @@ def test_drnas_divergence_is_zero_at_the_uniform_dirichlet_only() -> None:
     assert method.arch_objective(flat).item() == pytest.approx(0, abs=1e-5)
     set_logits(method, ranked())
     assert method.arch_objective(flat).item() > 0.1
+
+
+def test_progressive_drnas_prunes_for_good_and_widens_half_way(batch: Pair) -> None:
+    method = make("drnas-progressive", epochs=4)
+    for epoch in range(2):
+        method.begin_epoch(epoch)
+    assert method.supernet_options()["partial"] == 4
+    assert (method.weights()["cell"] > 0).all()
+    set_logits(method, ranked())
+    method.begin_epoch(2)
+    assert method.supernet_options()["partial"] == 2
+    best = ranked().topk(3, -1).indices
+    mask = torch.zeros(6, 5).scatter(-1, best, 1.0)
+    torch.testing.assert_close(method.logits["cell"].detach(), ranked() * mask)
+    beta = method.weights()["cell"]
+    assert torch.equal(beta > 0, mask > 0)
+    torch.testing.assert_close(beta.sum(-1), torch.ones(6))
+    assert torch.equal(method.scores()["cell"] > 0, mask > 0)
+
+
+def test_widening_copies_channels_and_keeps_the_rest() -> None:
+    space = get_space("nb201")
+    old, new = (build_supernet(space, channels=8, cells=1, classes=10, partial=k) for k in (4, 2))
+    before, after = old.conventional_views(), new.conventional_views()
+    widen(before, after, growth(before, after, torch.Generator().manual_seed(0)))
+    after = new.conventional_views()
+    assert torch.equal(old.skeleton.classifier.weight, new.skeleton.classifier.weight)
+    small, large = (v["skeleton.cells.0.edges.1.3.1.weight"] for v in (before, after))
+    assert small.shape == (2, 2, 3, 3)
+    assert torch.equal(large[:2, :2], small)
+    for channel in large[:, :2]:
+        assert any(torch.equal(channel, original) for original in small)
 
 
 # ------------------------------------------------------------------------------- GAEA
@@ -355,7 +388,7 @@ def test_pcd_and_lpcd_follow_their_lists() -> None:
 
 
 @pytest.fixture(scope="module")
-def batch() -> Any:
+def batch() -> Pair:
     generator = torch.Generator().manual_seed(2)
     return torch.randn(8, 3, 16, 16, generator=generator), torch.arange(8) % 10
 
