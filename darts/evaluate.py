@@ -31,7 +31,7 @@ from darts.config import (
     nested,
     setting,
 )
-from darts.data import Batch, Batches, ImageSet, evaluation_batches, load
+from darts.data import Batch, Data, Folders, held_out_batches, load_data, training_batches
 from darts.errors import UserError
 from darts.genotype import Genotype
 from darts.network import build_network
@@ -71,11 +71,12 @@ class EvaluationConfig:
     """Everything that decides an evaluation."""
 
     genotype: str = setting("", "architecture (official text), or a file or run folder with it")
-    recipe: str = setting("short", "named bundle of settings: short, nb201, darts")
+    recipe: str = setting("short", "named bundle of settings: short, nb201, darts, imagenet")
     seed: int = setting(0, "seed of the first training", at_least=0)
     seeds: int = setting(1, "trainings, with seeds seed, seed + 1, ...", at_least=1)
     device: str = setting("cpu", "device of the training, such as cpu or cuda:0")
     out: str = setting("", "run folder; empty = nothing is written")
+    workers: int = setting(4, "processes that decode images (imagenet)", at_least=0)
     checkpoint_minutes: float = setting(10.0, "longest time between two checkpoints", above=0)
     data: ImageConfig = field(default_factory=ImageConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -107,6 +108,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         "data.batch_size": 96,
         "data.cutout": 16,
     },
+    # The transfer as PC-DARTS (Xu et al., ICLR 2020, section 4.3) and those after it train it.
+    "imagenet": {
+        "data.source": "imagenet",
+        "data.batch_size": 1024,
+        "network.channels": 48,
+        "network.cells": 14,
+        "network.auxiliary": 0.4,
+        "training.epochs": 250,
+        "training.learning_rate": 0.5,
+        "training.schedule": "linear",
+        "training.warmup": 5,
+        "training.nesterov": False,
+        "training.weight_decay": 3e-5,
+        "training.label_smoothing": 0.1,
+    },
 }
 """Settings of each recipe that differ from the defaults, as {"group.name": value}."""
 
@@ -129,10 +145,14 @@ def configure(**overrides: Any) -> EvaluationConfig:
     if genotype.skeleton == "darts" and asked.recipe == "short":
         layers = nested({"network.cells": 5})
     config = build(EvaluationConfig, merge(layers, overrides))
-    if config.network.auxiliary and genotype.skeleton != "darts":
-        raise ConfigError(
-            "network.auxiliary needs a genotype of the DARTS spaces, and this one is of nb201"
-        )
+    if genotype.skeleton != "darts":
+        needs = {
+            "network.auxiliary": config.network.auxiliary > 0,
+            "data.source=imagenet": config.data.source == "imagenet",
+        }
+        for path, is_asked in needs.items():
+            if is_asked:
+                raise ConfigError(f"{path} needs a genotype of the DARTS spaces, not of nb201")
     return config
 
 
@@ -192,11 +212,11 @@ class Training:
 
     Args:
         config: see `configure`.
-        images: the set.
+        images: the data.
         seed: seeds the weights, the batches and drop path.
     """
 
-    def __init__(self, config: EvaluationConfig, images: ImageSet, seed: int) -> None:
+    def __init__(self, config: EvaluationConfig, images: Data, seed: int) -> None:
         torch.manual_seed(seed)
         self.config, self.images, self.seed = config, images, seed
         self.net = build_network(
@@ -205,6 +225,7 @@ class Training:
             cells=config.network.cells,
             classes=images.classes,
             auxiliary=config.network.auxiliary > 0,
+            large=isinstance(images, Folders),
         ).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         t = config.training
         self.optimizer = torch.optim.SGD(
@@ -214,7 +235,7 @@ class Training:
             nesterov=t.nesterov,
             weight_decay=t.weight_decay,
         )
-        self.batches = Batches(
+        self.batches = training_batches(
             images,
             batch_size=config.data.batch_size,
             seed=seed,
@@ -314,14 +335,16 @@ class Training:
         """Top-1 and top-5 accuracy on the test images, in percent."""
         self.net.eval()
         hits = torch.zeros(2, device=self.config.device)
+        count = 0
         guesses = min(5, self.images.classes)
-        for batch in evaluation_batches(
+        for batch in held_out_batches(
             self.images, batch_size=self.config.data.batch_size, device=self.config.device
         ):
             best = self._forward(batch.images)[0].topk(guesses).indices == batch.labels[:, None]
             hits += torch.stack([best[:, 0].sum(), best.sum()])
-        first, within = (100 * hits.double().cpu() / len(self.images.test_labels)).tolist()
-        return first, within
+            count += len(best)
+        first, within = hits.double().tolist()
+        return 100 * first / count, 100 * within / count
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the rest of the training."""
@@ -347,7 +370,7 @@ class Training:
 def evaluate(
     config: EvaluationConfig,
     *,
-    images: ImageSet | None = None,
+    images: Data | None = None,
     report: Report | None = None,
     resume: bool = False,
 ) -> Evaluation:
@@ -363,9 +386,7 @@ def evaluate(
         UserError: data, genotype or run folder are not usable, or the training diverges.
         Stopped: a signal asked for a stop; with a run folder, the state is saved.
     """
-    images = images or load(
-        config.data.source, root=config.data.root, download=config.data.download
-    )
+    images = images or load_config_data(config)
     folder = _folder(config, resume)
     checkpoints = Checkpoints(folder.path, as_dict(config)) if folder else None
     state = checkpoints.load() if checkpoints and resume else None
@@ -409,6 +430,16 @@ def evaluate(
     )
 
 
+def load_config_data(config: EvaluationConfig) -> Data:
+    """The data that a configuration names.
+
+    Raises:
+        UserError: see `darts.data.load_data`.
+    """
+    data = config.data
+    return load_data(data.source, root=data.root, download=data.download, workers=config.workers)
+
+
 def _folder(config: EvaluationConfig, resume: bool) -> RunFolder | None:
     if not config.out:
         if resume:
@@ -417,7 +448,7 @@ def _folder(config: EvaluationConfig, resume: bool) -> RunFolder | None:
     return RunFolder.open(config.out) if resume else RunFolder.create(config.out, as_dict(config))
 
 
-def cost(config: EvaluationConfig, images: ImageSet) -> tuple[int, int]:
+def cost(config: EvaluationConfig, images: Data) -> tuple[int, int]:
     """Parameters, and multiply-adds of one image's forward pass, without the auxiliary head."""
     with torch.device("meta"):
         net = build_network(
@@ -425,8 +456,9 @@ def cost(config: EvaluationConfig, images: ImageSet) -> tuple[int, int]:
             channels=config.network.channels,
             cells=config.network.cells,
             classes=images.classes,
+            large=isinstance(images, Folders),
         ).eval()
-        image = torch.empty(1, *images.train_images.shape[1:])
+        image = torch.empty(1, *images.shape)
         counter = FlopCounterMode(display=False)
         with counter:
             net(image)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darts.data import load
+from darts.data import Folders
 from darts.errors import UserError
-from darts.evaluate import configure, parse
+from darts.evaluate import configure, load_config_data, parse
 from darts.network import build_network
 from darts.run_folder import RunFolder, atomic_write
 
@@ -67,12 +67,13 @@ def load_network(run: str | os.PathLike[str], *, seed: int | None = None) -> Dep
     if not weights.is_file():
         raise UserError(f"{weights} is missing: the training with seed {seed} is not finished.")
     state: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-    images = load(config.data.source, root=config.data.root)
+    images = load_config_data(config)
     net = build_network(
         parse(config.genotype),
         channels=config.network.channels,
         cells=config.network.cells,
         classes=images.classes,
+        large=isinstance(images, Folders),
     )
     # The auxiliary head is for training alone.
     net.load_state_dict({k: v for k, v in state.items() if not k.startswith("auxiliary.")})
@@ -104,8 +105,7 @@ def export(run: str | os.PathLike[str], target: Path, *, seed: int | None = None
             }
             torch.save(content, file)
             return target
-        shape = load(config.data.source, root=config.data.root).test_images.shape[1:]
-        example = torch.zeros(2, *shape, dtype=torch.uint8)
+        example = torch.zeros(2, *load_config_data(config).shape, dtype=torch.uint8)
         batch = {"images": {0: torch.export.Dim("batch", min=1)}}
         program = torch.export.export(net, (example,), dynamic_shapes=batch)
         if target.suffix == ".pt2":

@@ -90,18 +90,27 @@ class TwoInputNetwork(TwoInputSkeleton):
     """
 
     def __init__(
-        self, genotype: Genotype, channels: int, cells: int, classes: int, auxiliary: bool
+        self,
+        genotype: Genotype,
+        channels: int,
+        cells: int,
+        classes: int,
+        auxiliary: bool,
+        large: bool,
     ) -> None:
         super().__init__(
             channels,
             cells,
             classes,
             lambda place: DiscreteTwoInputCell(genotype.cell(place.name), place),
+            large=large,
         )
         position = self.reductions[1]
         self.auxiliary_position = position
         width = 4 * channels * (4 if self.reductions[0] != position else 2)
-        self.auxiliary = AuxiliaryHead(width, classes, stride=3) if auxiliary else None
+        self.auxiliary = (
+            AuxiliaryHead(width, classes, stride=2 if large else 3) if auxiliary else None
+        )
 
     @property
     def drop_path(self) -> float:
@@ -126,14 +135,21 @@ class TwoInputNetwork(TwoInputSkeleton):
 
 
 def build_network(
-    genotype: Genotype | str, *, channels: int, cells: int, classes: int, auxiliary: bool = False
+    genotype: Genotype | str,
+    *,
+    channels: int,
+    cells: int,
+    classes: int,
+    auxiliary: bool = False,
+    large: bool = False,
 ) -> nn.Module:
     """The stand-alone network of ``genotype``, to be trained from scratch.
 
     ``cells``: per stage for NAS-Bench-201 (5 in the benchmark: 17 cells with the residual blocks),
-    in all for the DARTS spaces (20 for CIFAR). ``auxiliary``: DARTS's auxiliary head; see
-    `TwoInputNetwork` for what the network then returns. Raises ValueError on a malformed genotype
-    or a size below 1.
+    in all for the DARTS spaces (20 for CIFAR, 14 for ImageNet). ``auxiliary``: DARTS's auxiliary
+    head; see `TwoInputNetwork` for what the network then returns. ``large``: for images of
+    ImageNet's size. The last two are for genotypes of the DARTS spaces. Raises ValueError on a
+    malformed genotype or a size below 1.
     """
     if isinstance(genotype, str):
         genotype = Genotype.parse(genotype)
@@ -141,9 +157,10 @@ def build_network(
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     if genotype.skeleton == "darts":
-        return TwoInputNetwork(genotype, channels, cells, classes, auxiliary)
-    if auxiliary:
-        raise ValueError("auxiliary=True is for genotypes of the DARTS spaces only")
+        return TwoInputNetwork(genotype, channels, cells, classes, auxiliary, large)
+    for name, asked in (("auxiliary", auxiliary), ("large", large)):
+        if asked:
+            raise ValueError(f"{name}=True is for genotypes of the DARTS spaces only")
     choices = genotype.cell("cell")
     return StackedSkeleton(
         channels, cells, classes, lambda place: DiscreteCell(choices, place.channels)

@@ -56,13 +56,16 @@ class FactorizedReduce(nn.Module):
         if outputs % 2:
             raise ValueError(f"outputs={outputs} must be even")
         super().__init__()
-        self.conv_1 = nn.Conv2d(inputs, outputs // 2, 1, stride=2, bias=False)
-        self.conv_2 = nn.Conv2d(inputs, outputs // 2, 1, stride=2, bias=False)
+        self.conv_1 = nn.Conv2d(inputs, outputs // 2, 1, bias=False)
+        self.conv_2 = nn.Conv2d(inputs, outputs // 2, 1, bias=False)
         self.norm = nn.BatchNorm2d(outputs, affine=affine, track_running_stats=track)
 
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102
         x = images.relu()
-        y: Tensor = self.norm(torch.cat((self.conv_1(x), self.conv_2(x[:, :, 1:, 1:])), dim=1))
+        # Sliced first, because oneDNN's strided 1x1 convolution of the shifted map, channels last
+        # and few channels wide, corrupts the heap (torch 2.14, AVX-512).
+        halves = self.conv_1(x[:, :, ::2, ::2]), self.conv_2(x[:, :, 1::2, 1::2])
+        y: Tensor = self.norm(torch.cat(halves, dim=1))
         return y
 
 

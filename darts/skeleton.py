@@ -64,18 +64,50 @@ class StackedSkeleton(nn.Module):
         return logits
 
 
+def small_stems(channels: int) -> tuple[nn.Module, nn.Module]:
+    """For images of 32x32: the first two cells share one input."""
+    norm = nn.BatchNorm2d(channels)
+    return nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), norm), nn.Identity()
+
+
+def large_stems(channels: int) -> tuple[nn.Module, nn.Module]:
+    """For images of 224x224: maps of 56x56 and 28x28."""
+    first = nn.Sequential(
+        nn.Conv2d(3, channels // 2, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(channels // 2),
+        nn.ReLU(),
+        nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+    second = nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+    return first, second
+
+
 class TwoInputSkeleton(nn.Module):
-    """DARTS: ``cells`` cells, each fed by the two before it; reductions at 1/3 and 2/3."""
+    """DARTS: ``cells`` cells, each fed by the two before it; reductions at 1/3 and 2/3.
+
+    ``large``: for images of ImageNet's size, two stems that shrink them to a fourth and an eighth.
+    """
 
     def __init__(
-        self, channels: int, cells: int, classes: int, make_cell: MakeCell, nodes: int = 4
+        self,
+        channels: int,
+        cells: int,
+        classes: int,
+        make_cell: MakeCell,
+        nodes: int = 4,
+        large: bool = False,
     ) -> None:
         super().__init__()
-        older = old = 3 * channels
-        self.stem = nn.Sequential(nn.Conv2d(3, old, 3, padding=1, bias=False), nn.BatchNorm2d(old))
+        older = old = channels if large else 3 * channels
+        self.stem, self.second_stem = large_stems(old) if large else small_stems(old)
         self.cells = nn.ModuleList()
         self.reductions = (cells // 3, 2 * cells // 3)
-        after_reduction = False
+        after_reduction = large
         for i in range(cells):
             reduction = i in self.reductions
             channels *= 2 if reduction else 1
@@ -87,7 +119,8 @@ class TwoInputSkeleton(nn.Module):
 
     def states(self, images: Tensor, *args: object) -> list[Tensor]:
         """The output map of each cell, in order."""
-        older = old = self.stem(images)
+        older = self.stem(images)
+        old = self.second_stem(older)
         outputs = []
         for cell in self.cells:
             older, old = old, cell(older, old, *args)

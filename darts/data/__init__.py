@@ -14,6 +14,7 @@ from darts.data.batches import (
     evaluation_batches,
     search_split,
 )
+from darts.data.folders import Data, Folders, held_out_batches, load_data, training_batches
 from darts.data.images import ImageSet, from_datasets
 from darts.data.sources import SOURCES, load
 
@@ -21,10 +22,15 @@ __all__ = [
     "SOURCES",
     "Batch",
     "Batches",
+    "Data",
+    "Folders",
     "ImageSet",
     "SearchBatches",
     "evaluation_batches",
     "from_datasets",
+    "held_out_batches",
     "load",
+    "load_data",
     "search_split",
+    "training_batches",
 ]

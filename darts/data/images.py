@@ -72,6 +72,12 @@ class ImageSet:
         greatest = max(int(self.train_labels.max()), int(self.test_labels.max()))
         object.__setattr__(self, "classes", greatest + 1)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of each image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
     def normalization(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over the training images, float32 [C], for
         pixels in [0, 1].
