@@ -1,0 +1,89 @@
+"""What every benchmark shares: alternating medians, the machine's description, atomic JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snsoftmax import build_info
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def timer(device: torch.device) -> Callable[[], float]:
+    """Return a clock in seconds that waits for all work given to the device."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return now
+
+
+def alternate(
+    functions: Sequence[Callable[[], object]],
+    runs: int,
+    now: Callable[[], float],
+    inner: int = 1,
+) -> list[float]:
+    """Median seconds a call of each function, run in turn so that drift hits all alike.
+
+    Each of `runs` rounds (after two that warm up) times `inner` calls of every function.
+    """
+    seconds: list[list[float]] = [[] for _ in functions]
+    for run in range(runs + 2):
+        for function, mine in zip(functions, seconds, strict=True):
+            start = now()
+            for _ in range(inner):
+                function()
+            if run >= 2:
+                mine.append((now() - start) / inner)
+    return [statistics.median(mine) for mine in seconds]
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Describe where and from what a result comes."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "build": build_info(),
+    }
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a result whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".part")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(partial, path)
