@@ -32,6 +32,7 @@ from darts.config import (
     setting,
 )
 from darts.data import Batch, Data, Folders, held_out_batches, load_data, training_batches
+from darts.divergence import check_finite
 from darts.errors import UserError
 from darts.genotype import Genotype
 from darts.network import build_network
@@ -214,10 +215,18 @@ class Training:
         config: see `configure`.
         images: the data.
         seed: seeds the weights, the batches and drop path.
+        checkpoints: named when the training diverges.
     """
 
-    def __init__(self, config: EvaluationConfig, images: Data, seed: int) -> None:
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        images: Data,
+        seed: int,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         torch.manual_seed(seed)
+        self.checkpoints = checkpoints
         self.config, self.images, self.seed = config, images, seed
         self.net = build_network(
             parse(config.genotype),
@@ -256,7 +265,7 @@ class Training:
         """Train to the end of the epoch and test; gives its record.
 
         Raises:
-            UserError: the loss is no longer a number.
+            UserError: the training has diverged.
             Stopped: see `Keeper`.
         """
         self._started = time.perf_counter()
@@ -272,14 +281,8 @@ class Training:
             self._outcomes.append(self._step(batch))
             if keeper:
                 keeper.step_done()
+        self.check_finite()
         outcomes = torch.stack(self._outcomes).double().cpu()
-        bad = (~outcomes[:, 0].isfinite()).nonzero()
-        if len(bad):
-            raise UserError(
-                f"the training loss is {float(outcomes[bad[0, 0], 0])} at step "
-                f"{int(bad[0, 0]) + 1} of epoch {epoch}: lower training.learning_rate or set "
-                "training.clip."
-            )
         loss, correct = outcomes.mean(0).tolist()
         top1, top5 = self.test()
         record = {
@@ -294,6 +297,17 @@ class Training:
         }
         self._outcomes, self._seconds = [], 0.0
         return record
+
+    def check_finite(self) -> None:
+        """Stop a training whose losses or weights are no longer numbers."""
+        if self._outcomes:
+            check_finite(
+                torch.stack(self._outcomes)[:, 0],
+                self.net.named_parameters(),
+                epoch=self.epoch,
+                advice="lower training.learning_rate or set training.clip",
+                checkpoints=self.checkpoints,
+            )
 
     def learning_rate(self, elapsed: float) -> float:
         """Learning rate after `elapsed` epochs: a linear rise, then the schedule down to 0."""
@@ -347,7 +361,12 @@ class Training:
         return 100 * first / count, 100 * within / count
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides the rest of the training."""
+        """Everything that decides the rest of the training.
+
+        Raises:
+            UserError: the training has diverged, so that this is no state to go on from.
+        """
+        self.check_finite()
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -395,7 +414,7 @@ def evaluate(
         folder.truncate_log(state["records"] if state else 0)
         history = folder.records()
     finished = state["finished"] if state else []
-    training = Training(config, images, config.seed + len(finished))
+    training = Training(config, images, config.seed + len(finished), checkpoints)
     if state and state["training"] is not None:
         training.load_state_dict(state["training"])
 
@@ -417,7 +436,7 @@ def evaluate(
                 folder.write_weights(training.net.state_dict(), f"weights-{training.seed}.pt")
             finished.append([history[-1]["test_top1"], history[-1]["test_top5"]])
             if len(finished) < config.seeds:
-                training = Training(config, images, config.seed + len(finished))
+                training = Training(config, images, config.seed + len(finished), checkpoints)
             keeper.save()
     parameters, multiply_adds = cost(config, images)
     return Evaluation(

@@ -23,6 +23,7 @@ from darts.data import (
     load,
     search_split,
 )
+from darts.divergence import check_finite
 from darts.errors import UserError
 from darts.figures import save_run
 from darts.genotype import Genotype
@@ -257,7 +258,7 @@ class Search:
             self.seconds = time.perf_counter() - start
             self.keeper.step_done()
         losses = torch.stack(self.losses).cpu()  # the epoch's only wait for the device
-        self.check_finite(losses)
+        self.check_finite()
         self.method.end_epoch(self)
         record = self.record(losses)
         record["seconds"] = time.perf_counter() - start
@@ -266,7 +267,12 @@ class Search:
         return record
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides how the search goes on."""
+        """Everything that decides how the search goes on.
+
+        Raises:
+            UserError: the search has diverged, so that this is no state to go on from.
+        """
+        self.check_finite()
         return {
             "epoch": self.epoch,
             "seconds": self.seconds,
@@ -370,14 +376,19 @@ class Search:
             record["nb201"] = self.table[genotype].test
         return record
 
-    def check_finite(self, losses: Tensor) -> None:
-        """Stop a search whose loss is no longer a number."""
-        bad = (~losses[:, 0].isfinite()).nonzero()
-        if len(bad):
-            step = int(bad[0, 0])
-            raise UserError(
-                f"the training loss is {float(losses[step, 0])} at step {step + 1} of epoch "
-                f"{self.epoch + 1}: lower weights.learning_rate or weights.clip."
+    def check_finite(self) -> None:
+        """Stop a search whose losses, α or ω are no longer numbers."""
+        if self.losses:
+            alpha = [
+                (f"parameter {place} of α", tensor)
+                for place, tensor in enumerate(self.method.parameters())
+            ]
+            check_finite(
+                torch.stack(self.losses)[:, 0],
+                [*alpha, *self.net.named_parameters()],
+                epoch=self.epoch,
+                advice="lower weights.learning_rate or weights.clip",
+                checkpoints=self.checkpoints,
             )
 
 

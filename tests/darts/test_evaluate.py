@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -180,8 +181,27 @@ def test_resume_needs_a_run(tmp_path: Path) -> None:
 
 def test_divergence_names_epoch_and_step() -> None:
     config = small(training={"learning_rate": 1e30, "clip": 0})
-    with pytest.raises(UserError, match=r"training loss is (nan|inf) at step \d+ of epoch 0"):
+    words = r"diverged at step \d of epoch \d; the training loss is (nan|inf); \S+ is not finite;"
+    with pytest.raises(UserError, match=words):
         evaluate(config, images=few_digits())
+
+
+def test_divergence_never_reaches_a_checkpoint(tmp_path: Path) -> None:
+    # A checkpoint after each step; the learning rate is sound in the first epoch only.
+    config = small(checkpoint_minutes=1e-9, out=str(tmp_path / "run"))
+    rate = Training.learning_rate
+
+    def explode(training: Training, elapsed: float) -> float:
+        return math.inf if elapsed >= 1.4 else rate(training, elapsed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "learning_rate", explode)
+        words = r"step 3 of epoch 2; \S+ is not finite; .*checkpoint is \S+00000008\.ckpt\."
+        with pytest.raises(UserError, match=words):
+            evaluate(config, images=few_digits())
+    resumed = evaluate(config, images=few_digits(), resume=True)
+    undisturbed = evaluate(small(), images=few_digits())
+    assert resumed.top1 == undisturbed.top1
 
 
 def test_darts_recipe_trains_head_and_drop_path() -> None:

@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_is_reported(images: ImageSet) -> None:
     run = Search(tiny(), images=images)
     with torch.no_grad():
         next(iter(run.net.parameters())).fill_(torch.nan)
-    with pytest.raises(UserError, match="training loss is nan at step 1 of epoch 1"):
+    with pytest.raises(UserError, match="diverged at step 1 of epoch 1; the training loss is nan"):
         run.run()
 
 

@@ -1,0 +1,49 @@
+"""Stopping a training whose numbers are no longer numbers, before they reach a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from darts.checkpoint import Checkpoints
+from darts.errors import UserError
+
+
+def check_finite(
+    losses: Tensor,
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    epoch: int,
+    advice: str,
+    checkpoints: Checkpoints | None,
+) -> None:
+    """Stop a training that has diverged.
+
+    Args:
+        losses: training loss of each step of the running epoch, [steps].
+        tensors: name and tensor of whatever the training moves, in the order to look through.
+        epoch: the running epoch, from 0.
+        advice: what to do about it.
+        checkpoints: where the last good state is, if anywhere.
+
+    Raises:
+        UserError: a loss or a tensor is NaN or infinite; names epoch, step, tensor and checkpoint.
+    """
+    named = list(tensors)
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in named]).tolist()
+    wrong = (~losses.isfinite()).nonzero().flatten().tolist()
+    if all(finite) and not wrong:
+        return
+    step = wrong[0] + 1 if wrong else len(losses)
+    clauses = [f"training diverged at step {step} of epoch {epoch + 1}"]
+    if wrong:
+        clauses.append(f"the training loss is {float(losses[wrong[0]])}")
+    if not all(finite):
+        clauses.append(f"{named[finite.index(False)][0]} is not finite")
+    clauses.append(advice)
+    files = checkpoints.files() if checkpoints else []
+    if files:
+        clauses.append(f"the last good checkpoint is {files[-1]}")
+    raise UserError("; ".join(clauses) + ".")
