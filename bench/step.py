@@ -193,8 +193,10 @@ def peak_bytes(step: Step) -> int:
     """Most bytes that tensors made during a step hold at once."""
     with torch.profiler.profile(profile_memory=True) as profile:
         step()
-    assert profile.profiler is not None and profile.profiler.kineto_results is not None
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    profiler = profile.profiler
+    assert profiler is not None
+    assert profiler.kineto_results is not None
+    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,7 +146,7 @@ def _parse_darts(text: str) -> Genotype:
             _check_concat(text, fields.get(f"{name}_concat"))
             choices = tuple(
                 Choice(str(operation), int(source), 2 + i // KEPT_EDGES)
-                for i, (operation, source) in enumerate(ast.literal_eval(fields[name]))
+                for i, (operation, source) in enumerate(_literal(fields[name]))
             )
             _require(text, len(choices) == 8, f"{name} must have 8 pairs (operation, source)")
             _require(text, all(0 <= c.source < c.target for c in choices), "has an unknown source")
@@ -157,14 +157,21 @@ def _parse_darts(text: str) -> Genotype:
     return Genotype("darts", tuple(cells))
 
 
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise TypeError(str(error)) from error
+
+
 def _check_concat(text: str, node: ast.expr | None) -> None:
     """Only cells that concatenate their four inner nodes are in the space."""
     if node is None:
         return
     values = (
-        list(range(*(ast.literal_eval(a) for a in node.args)))
+        list(range(*(_literal(a) for a in node.args)))
         if isinstance(node, ast.Call)
-        else list(ast.literal_eval(node))
+        else list(_literal(node))
     )
     _require(text, values == [2, 3, 4, 5], "must concatenate nodes 2 to 5")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -84,7 +83,6 @@ class Space:
     def __post_init__(self) -> None:
         if self.skeleton not in ("nb201", "darts"):
             raise ValueError(f"skeleton={self.skeleton!r} must be 'nb201' or 'darts'")
-        object.__setattr__(self, "cells", MappingProxyType(dict(self.cells)))
 
     def derive(self, weights: Mapping[str, Tensor]) -> Genotype:
         """The discrete architecture of β (Eq. 2), one [edges, operations] tensor per cell type."""

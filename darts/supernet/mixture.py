@@ -76,13 +76,13 @@ class Summand(NamedTuple):
 class _Slice(NamedTuple):
     """Which of a node's maps, and which channels of it."""
 
-    index: int
+    position: int
     normalized: bool
     start: int
     channels: int
 
     def of(self, maps: Sequence[Tensor]) -> Tensor:
-        map = maps[self.index]
+        map = maps[self.position]
         if not self.normalized or map.shape[1] == self.channels:
             return map
         return map.narrow(1, self.start, self.channels)
@@ -124,7 +124,7 @@ class _Mixture(torch.autograd.Function):
         )
         k = sum(s.normalized for s in ctx.slices)
         parts = [s.of(maps) for s in ctx.slices]
-        targets = [s.of(buffers) if needs_maps[s.index] else nowhere for s in ctx.slices]
+        targets = [s.of(buffers) if needs_maps[s.position] else nowhere for s in ctx.slices]
         grad_weights = _ops.mixture_backward(
             grad,
             parts[:k],
@@ -135,7 +135,7 @@ class _Mixture(torch.autograd.Function):
             targets[:k],
             [],
             targets[k:],
-            [written[s.index] for s in ctx.slices[k:]],
+            [written[s.position] for s in ctx.slices[k:]],
             needs_weights,
             ctx.normalization[2],
         )

@@ -50,22 +50,23 @@ class ReferenceCell(nn.Module):
         *inputs, weights = args
         assert isinstance(weights, Mapping)
         beta: Tensor = weights[self.name]
-        nodes = dict(enumerate(inputs))
+        nodes = {i: x for i, x in enumerate(inputs) if isinstance(x, Tensor)}
         if self.preprocess:
             nodes = {i: layer(nodes[i]) for i, layer in enumerate(self.preprocess)}
         for node in self.cell.nodes:
-            nodes[node] = sum(
-                sum(
-                    w * operation(nodes[self.cell.edges[e][0]])
-                    for w, operation in zip(beta[e], self.edges[e], strict=True)  # type: ignore[arg-type]
-                )
+            parts = [
+                w * operation(nodes[self.cell.edges[e][0]])
                 for e in self.cell.incoming(node)
-            )
+                for w, operation in zip(beta[e], self._operations(e), strict=True)
+            ]
+            nodes[node] = sum(parts[1:], parts[0])
         inner = [nodes[n] for n in self.cell.nodes]
-        assert all(isinstance(x, Tensor) for x in inner)
-        out = torch.cat(inner, dim=1) if self.cell.concatenate else inner[-1]  # type: ignore[arg-type]
-        assert isinstance(out, Tensor)
-        return out
+        return torch.cat(inner, dim=1) if self.cell.concatenate else inner[-1]
+
+    def _operations(self, edge: int) -> nn.ModuleList:
+        operations = self.edges[edge]
+        assert isinstance(operations, nn.ModuleList)
+        return operations
 
 
 class ReferenceSupernet(nn.Module):

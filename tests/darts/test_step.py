@@ -1,0 +1,135 @@
+"""The primitives of a bilevel step."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from darts import step as steps
+from darts.spaces import NB201
+from darts.step import arch_step, frozen, unrolled_arch_step, weight_step
+from darts.supernet import Supernet, build_supernet, live_operations
+
+
+@pytest.fixture
+def net() -> Supernet:
+    torch.manual_seed(0)
+    return build_supernet(NB201, channels=2, cells=1, classes=10).double()
+
+
+@pytest.fixture
+def alpha() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(6, 5, dtype=torch.float64).requires_grad_()
+
+
+def batch(seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(6, 3, 8, 8, dtype=torch.float64, generator=generator)
+    return images, torch.randint(10, (6,), generator=generator)
+
+
+def sgd_for(net: Supernet) -> torch.optim.SGD:
+    return torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=3e-4)
+
+
+def test_weight_step_leaves_alpha_alone(net: Supernet, alpha: Tensor) -> None:
+    outcome = weight_step(net, batch(0), {"cell": alpha.softmax(-1)})
+    assert alpha.grad is None
+    assert all(p.grad is not None for p in net.parameters())
+    expected = F.cross_entropy(outcome.logits, batch(0)[1])
+    torch.testing.assert_close(outcome.loss, expected)
+    assert not outcome.loss.requires_grad
+
+
+def test_skipped_operations_still_decay(net: Supernet) -> None:
+    """A zero gradient is not a missing one: SGD applies momentum and weight decay."""
+    before = [p.detach().clone() for p in net.parameters()]
+    weight_step(net, batch(0), {"cell": torch.zeros(6, 5, dtype=torch.float64)})
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.5)
+    optimizer.step()
+    cells = [n for n, _ in net.named_parameters() if ".sources." in n]
+    after = dict(net.named_parameters())
+    old = dict(zip(after, before, strict=True))
+    assert cells
+    for name in cells:
+        torch.testing.assert_close(after[name].detach(), old[name] * 0.95)
+
+
+def test_frozen_restores_even_after_an_error(net: Supernet) -> None:
+    first = next(net.parameters())
+    first.requires_grad_(False)
+    seen: list[bool] = []
+
+    def fail() -> None:
+        with frozen(net):
+            seen.extend(p.requires_grad for p in net.parameters())
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert seen
+    assert not any(seen)
+    assert [p.requires_grad for p in net.parameters()].count(False) == 1
+
+
+def test_live_operations_are_those_not_exactly_zero() -> None:
+    weights = {"cell": torch.tensor([[0.0, 1e-30], [0.5, -0.0]])}
+    assert live_operations(weights) == {"cell": ((False, True), (True, False))}
+
+
+def unrolled_loss(net: Supernet, alpha: Tensor, optimizer: torch.optim.SGD) -> float:
+    """L_val after one step of ``optimizer`` on copies, by brute force."""
+    twin = build_supernet(NB201, channels=2, cells=1, classes=10).double()
+    twin.load_state_dict(net.state_dict())
+    weights = {"cell": alpha.softmax(-1)}
+    weight_step(twin, batch(0), weights)
+    again = sgd_for(twin)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # the buffers would be shared
+    again.step()
+    loss = F.cross_entropy(twin(batch(1)[0], weights), batch(1)[1])
+    return loss.item()
+
+
+def test_exact_second_order_is_the_derivative_of_the_unrolled_loss(
+    net: Supernet, alpha: Tensor
+) -> None:
+    optimizer = sgd_for(net)
+    make = lambda: {"cell": alpha.softmax(-1)}  # noqa: E731
+    weight_step(net, batch(2), make())
+    optimizer.step()  # so that there is momentum
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    unrolled_arch_step(net, batch(0), batch(1), make, [alpha], optimizer, exact=True)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    assert alpha.grad is not None
+    gradient = alpha.grad.clone()
+    first = arch_step(net, batch(1), make, [alpha])
+    assert first.loss.isfinite()
+    torch.manual_seed(3)
+    for _ in range(3):
+        direction = torch.randn_like(alpha)
+        h = 1e-5
+        ahead = unrolled_loss(net, alpha.detach() + h * direction, optimizer)
+        behind = unrolled_loss(net, alpha.detach() - h * direction, optimizer)
+        torch.testing.assert_close(
+            (gradient * direction).sum().item(), (ahead - behind) / (2 * h), rtol=1e-5, atol=1e-8
+        )
+    assert (gradient - alpha.grad).norm() > 0.01 * gradient.norm()  # it is not the first order
+
+
+def test_finite_difference_approaches_the_exact_second_order(
+    net: Supernet, alpha: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = sgd_for(net)
+    make = lambda: {"cell": alpha.softmax(-1)}  # noqa: E731
+    unrolled_arch_step(net, batch(0), batch(1), make, [alpha], optimizer, exact=True)
+    assert alpha.grad is not None
+    exact = alpha.grad.clone()
+    monkeypatch.setattr(steps, "FINITE_DIFFERENCE", 1e-6)
+    unrolled_arch_step(net, batch(0), batch(1), make, [alpha], optimizer)
+    torch.testing.assert_close(alpha.grad, exact, rtol=1e-6, atol=1e-9)
