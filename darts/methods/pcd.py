@@ -38,7 +38,7 @@ class PCD(Tempered):
 
     def smoothed(self, cell: str) -> bool:
         """As in the released code: not while t = 1."""
-        return float(self.temperature) != 1.0
+        return self.current != 1.0
 
     def temperature_at(self, epoch: int) -> float:
         """The list's entry."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -42,7 +43,10 @@ class Tempered(Method):
                 f"options.sn must be off, st=X with X > 0 or s=X with X > 1, not {self.sn!r}"
             )
 
+    kept: ClassVar[tuple[str, ...]] = ("current",)
     options: Options
+    current: float = 1.0
+    """The temperature as a number, so that no step reads it back from the device."""
 
     def smoothed(self, cell: str) -> bool:
         """Whether the cell's backward pass has the smooth term now."""
@@ -60,4 +64,5 @@ class Tempered(Method):
     def begin_epoch(self, epoch: int) -> None:
         """Set the epoch's temperature."""
         super().begin_epoch(epoch)
-        self.set_temperature(self.temperature_at(epoch))
+        self.current = self.temperature_at(epoch)
+        self.set_temperature(self.current)
