@@ -1,0 +1,46 @@
+"""What the tests of methods share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darts.methods import get_method
+from darts.recipes import configure
+from darts.spaces import get_space
+
+Pair = tuple[Tensor, Tensor]
+
+
+def make(name: str, *, space: str = "nb201", **overrides: Any) -> Any:
+    return get_method(name)(get_space(space), configure(method=name, space=space, **overrides))
+
+
+def set_logits(method: Any, value: Tensor, cell: str = "cell") -> None:
+    with torch.no_grad():
+        method.logits[cell].copy_(value)
+
+
+def ranked(edges: int = 6, operations: int = 5) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(edges, operations, generator=generator)
+
+
+class LinearLoss:
+    """A loss that is linear in β, so that its gradient in β is known."""
+
+    def __init__(self, coefficients: Tensor) -> None:
+        self.coefficients = coefficients
+        self.outcome = None
+        self.skipped = False
+
+    def __call__(self, weights: Any, *, skip: bool = False) -> Tensor:
+        self.skipped = skip
+        value: Tensor = (weights["cell"] * self.coefficients).sum()
+        return value
+
+
+def some_batch() -> Pair:
+    """Eight random images with labels."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(8, 3, 16, 16, generator=generator), torch.arange(8) % 10

@@ -1,0 +1,132 @@
+"""Methods that sample β: GDAS, DrNAS."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from darts.methods.base import one_hot
+from darts.spaces import get_space
+from darts.supernet import build_supernet
+from darts.supernet.widen import growth, widen
+from tests.darts.method_helpers import LinearLoss, Pair, make, ranked, set_logits, some_batch
+
+
+@pytest.fixture(scope="module")
+def batch() -> Pair:
+    return some_batch()
+
+
+def test_gdas_is_hard_forward_and_straight_through_backward() -> None:
+    method = make("gdas")
+    method.begin_epoch(100)
+    set_logits(method, ranked())
+    state = method.generator.get_state()
+    beta = method.weights()["cell"]
+    method.generator.set_state(state)
+    noise = -torch.empty(6, 5).exponential_(generator=method.generator).log()
+    a = method.logits["cell"].detach().clone().requires_grad_()
+    tau = float(method.temperature)
+    assert 0.1 < tau < 10
+    soft = torch.softmax((a.log_softmax(-1) + noise) / tau, -1)
+    assert torch.equal(beta, one_hot(soft.argmax(-1), soft))
+    c = ranked().flip(0)
+    torch.testing.assert_close(
+        torch.autograd.grad((beta * c).sum(), method.logits["cell"]),
+        torch.autograd.grad((soft * c).sum(), a),
+    )
+
+
+def test_gdas_samples_follow_softmax() -> None:
+    method = make("gdas")
+    set_logits(method, ranked())
+    with torch.no_grad():
+        mean = torch.stack([method.weights()["cell"] for _ in range(4000)]).mean(0)
+    torch.testing.assert_close(mean, torch.softmax(ranked(), -1), atol=0.03, rtol=0)
+
+
+def test_gdas_computes_one_operation_an_edge_in_both_steps() -> None:
+    method = make("gdas")
+    loss = LinearLoss(ranked())
+    method.arch_objective(loss)
+    assert loss.skipped
+    assert (method.weights()["cell"] != 0).sum() == 6
+
+
+def test_gdas_temperature_falls_in_equal_steps_and_ets_gdas_in_equal_exponentials() -> None:
+    gdas, ets = make("gdas", epochs=5), make("ets-gdas", epochs=5)
+    found = []
+    for method in (gdas, ets):
+        for epoch in range(5):
+            method.begin_epoch(epoch)
+            found.append(float(method.temperature))
+    assert found[:5] == pytest.approx([10, 7.525, 5.05, 2.575, 0.1])
+    assert (found[5], found[9]) == pytest.approx((10, 0.1))
+    levels = [math.exp(3.99e-4 / t) for t in found[5:]]
+    steps = [b - a for a, b in itertools.pairwise(levels)]
+    assert steps == pytest.approx([steps[0]] * 4, rel=1e-3)
+
+
+def test_drnas_gradient_is_that_of_the_expectation() -> None:
+    """Pathwise gradient of E[f(β)] against finite differences of its closed form.
+
+    For Dirichlet(c) with s = Σc: E[β_i²] = c_i(c_i + 1)/(s(s + 1)).
+    """
+    method = make("drnas")
+    a = torch.tensor([[0.3, -0.4, 0.9]], dtype=torch.float64)
+    coefficients = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+
+    def expectation(logits: Tensor) -> Tensor:
+        c = torch.nn.functional.elu(logits) + 1
+        s = c.sum()
+        return (coefficients * c * (c + 1) / (s * (s + 1))).sum()
+
+    exact = torch.func.jacrev(expectation)(a)
+    many = a.expand(200_000, 3).clone().requires_grad_()
+    samples = method.sample("cell", method.concentration(many))
+    (gradient,) = torch.autograd.grad((coefficients * samples.square()).sum(), many)
+    error = gradient.std(0) / len(many) ** 0.5
+    assert ((gradient.mean(0) - exact[0]).abs() < 5 * error).all()
+    torch.testing.assert_close(samples.sum(-1), torch.ones(len(many), dtype=torch.float64))
+
+
+def test_drnas_divergence_is_zero_at_the_uniform_dirichlet_only() -> None:
+    method = make("drnas", options={"kl": 1.0}, arch={"initial_scale": 0.0})
+    flat = LinearLoss(torch.zeros(6, 5))
+    assert method.arch_objective(flat).item() == pytest.approx(0, abs=1e-5)
+    set_logits(method, ranked())
+    assert method.arch_objective(flat).item() > 0.1
+
+
+def test_progressive_drnas_prunes_for_good_and_widens_half_way(batch: Pair) -> None:
+    method = make("drnas-progressive", epochs=4)
+    for epoch in range(2):
+        method.begin_epoch(epoch)
+    assert method.supernet_options()["partial"] == 4
+    assert (method.weights()["cell"] > 0).all()
+    set_logits(method, ranked())
+    method.begin_epoch(2)
+    assert method.supernet_options()["partial"] == 2
+    best = ranked().topk(3, -1).indices
+    mask = torch.zeros(6, 5).scatter(-1, best, 1.0)
+    torch.testing.assert_close(method.logits["cell"].detach(), ranked() * mask)
+    beta = method.weights()["cell"]
+    assert torch.equal(beta > 0, mask > 0)
+    torch.testing.assert_close(beta.sum(-1), torch.ones(6))
+    assert torch.equal(method.scores()["cell"] > 0, mask > 0)
+
+
+def test_widening_copies_channels_and_keeps_the_rest() -> None:
+    space = get_space("nb201")
+    old, new = (build_supernet(space, channels=8, cells=1, classes=10, partial=k) for k in (4, 2))
+    before, after = old.conventional_views(), new.conventional_views()
+    widen(before, after, growth(before, after, torch.Generator().manual_seed(0)))
+    after = new.conventional_views()
+    assert torch.equal(old.skeleton.classifier.weight, new.skeleton.classifier.weight)
+    small, large = (v["skeleton.cells.0.edges.1.3.1.weight"] for v in (before, after))
+    assert small.shape == (2, 2, 3, 3)
+    assert torch.equal(large[:2, :2], small)
+    for channel in large[:, :2]:
+        assert any(torch.equal(channel, original) for original in small)
