@@ -15,8 +15,8 @@ OUT ?= runs/digits-edd
 .PHONY: search test test-fast lint ctest sanitize fuzz bench bench-operator bench-step wheel clean
 
 search: $(EXTENSION)
-	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --channels 8 \
-	  --cells 1 --seed 0 --evaluate --out $(OUT)
+	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --warmup 10 \
+	  --batch-size 64 --channels 8 --cells 1 --seed 0 --evaluate --out $(OUT)
 
 test: lint ctest $(EXTENSION)
 	$(RUN) -m pytest

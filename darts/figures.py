@@ -352,6 +352,7 @@ def _annotate_end(axes: Axes, epoch: int, value: float, colour: str) -> None:
         ha="right",
         fontsize=9,
         color=colour,
+        bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
     )
 
 
