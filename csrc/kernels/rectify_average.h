@@ -3,13 +3,14 @@
 //   rectified = max(x, 0)
 //   averaged  = 3x3 average of x, stride 1, padding not counted
 //
-// and the gradient of the sum of x, rectified and averaged, each with its own gradient:
+// and the gradient of x, where nodes n read x itself with weight v_n, nodes m read its average with
+// weight u_m, and operations j read rectified:
 //
-//   dx = g_identity + [rectified > 0] sum_j g_rectified_j + A^T g_averaged
+//   dx = sum_n v_n g_n + [rectified > 0] sum_j g_j + A^T (sum_m u_m g_m)
 //
-// with A^T g the 3x3 sum of g / count; every reader j of the rectified map has its own gradient.
-// Maps are dense [images, height, width, channels]; a row is one (image, height). Any output may be
-// null, and so may g_identity and g_averaged. Arithmetic is float, or double for double maps.
+// with A^T g the 3x3 sum of g / count. The gradients of the readers are taken as they are, so that
+// nobody has to write their weighted sums. Maps are dense [images, height, width, channels]; a row
+// is one (image, height). Arithmetic is float, or double for double maps.
 #pragma once
 
 #include <cstdint>
@@ -25,14 +26,22 @@ struct RowsArgs {
   int64_t channels = 0;
 };
 
-/// Rows [begin, end).
+/// The gradients of `count` readers.
+struct Readers {
+  const void* const* maps = nullptr;
+  const double* weights = nullptr;  ///< null: all 1
+  int64_t count = 0;
+};
+
+/// Rows [begin, end); an output may be null.
 void rectify_average_cpu(const RowsArgs& args, const void* x, void* rectified, void* averaged,
                          int64_t begin, int64_t end);
 
-/// Rows [begin, end) of dx; all rows of the gradients are read.
+/// Rows [begin, end) of dx; all rows of the gradients are read. `rectified` may be null where
+/// nothing reads it.
 void rectify_average_backward_cpu(const RowsArgs& args, const void* rectified,
-                                  const void* grad_identity, const void* const* grad_rectified,
-                                  int64_t readers, const void* grad_averaged, void* grad,
-                                  int64_t begin, int64_t end);
+                                  const Readers& of_identity, const Readers& of_rectified,
+                                  const Readers& of_averaged, void* grad, int64_t begin,
+                                  int64_t end);
 
 }  // namespace snsoftmax

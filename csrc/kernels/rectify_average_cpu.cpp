@@ -12,8 +12,8 @@ namespace snsoftmax {
 
 SNSOFTMAX_DECLARE_PER_CAPABILITY(
     void rectify_average(const RowsArgs&, const void*, void*, void*, int64_t, int64_t);
-    void rectify_average_backward(const RowsArgs&, const void*, const void*, const void* const*,
-                                  int64_t, const void*, void*, int64_t, int64_t))
+    void rectify_average_backward(const RowsArgs&, const void*, const Readers&, const Readers&,
+                                  const Readers&, void*, int64_t, int64_t))
 
 namespace SNSOFTMAX_CAPABILITY {
 namespace {
@@ -59,6 +59,8 @@ struct Rows {
   /// The vertical sum of a row between two pixels of zeros.
   std::vector<S> padded = std::vector<S>(static_cast<size_t>(length + 2 * args.channels));
   S* column = padded.data() + args.channels;
+  std::vector<S> kept = std::vector<S>(static_cast<size_t>(3 * length));
+  int64_t held[3] = {-1, -1, -1};  // the rows in `kept`
 
   /// The rows that a window around row r covers, as flat indices.
   int64_t first(int64_t r) const { return r % args.height == 0 ? r : r - 1; }
@@ -89,33 +91,54 @@ struct Rows {
     });
   }
 
-  void backward(const T* rectified, const T* grad_identity, const void* const* grad_rectified,
-                int64_t readers, const T* grad_averaged, T* grad, int64_t r) {
-    if (grad_averaged != nullptr) {
-      each_part<S>(
-          args, [&](int64_t begin, int64_t end, S share_of_width) __attribute__((always_inline)) {
-            each_vector<T>(
-                begin, end, [&](int64_t i, auto get, auto put) __attribute__((always_inline)) {
-                  V v{};
-                  for (int64_t q = first(r); q < stop(r); ++q) {
-                    v += get(grad_averaged + q * length + i) * (share(q) * share_of_width);
-                  }
-                  put(column + i, v);
-                });
-          });
+  /// The weighted sum of the readers' gradients at element i.
+  template <class Get>
+  SNSOFTMAX_INLINE V read(const Readers& readers, int64_t i, const Get& get) const {
+    V v{};
+    for (int64_t n = 0; n < readers.count; ++n) {
+      const V g = get(static_cast<const T*>(readers.maps[n]) + i);
+      v += readers.weights == nullptr ? g : g * static_cast<S>(readers.weights[n]);
+    }
+    return v;
+  }
+
+  /// Row q of sum_m u_m g_m / count. Three are kept, for the next rows need them again.
+  const S* shares(const Readers& of_averaged, int64_t q) {
+    const int64_t slot = q % 3;
+    S* const row = kept.data() + slot * length;
+    if (held[slot] == q) return row;
+    held[slot] = q;
+    each_part<S>(args, [&](int64_t begin, int64_t end,
+                           S share_of_width) __attribute__((always_inline)) {
+      const S scale = share(q) * share_of_width;
+      each_vector<T>(begin, end, [&](int64_t i, auto get, auto put) __attribute__((always_inline)) {
+        put(row + i, read(of_averaged, q * length + i, get) * scale);
+      });
+    });
+    return row;
+  }
+
+  void backward(const T* rectified, const Readers& of_identity, const Readers& of_rectified,
+                const Readers& of_averaged, T* grad, int64_t r) {
+    const bool averaged = of_averaged.count > 0;
+    if (averaged) {
+      const S* above = shares(of_averaged, first(r));
+      const S* here = shares(of_averaged, r);
+      const S* below = shares(of_averaged, stop(r) - 1);
+      const S in_above = first(r) < r ? S(1) : S(0);  // at a border it is this row again
+      const S in_below = stop(r) - 1 > r ? S(1) : S(0);
+      each_vector<T>(0, length, [&](int64_t i, auto get, auto put) __attribute__((always_inline)) {
+        put(column + i, get(here + i) + get(above + i) * in_above + get(below + i) * in_below);
+      });
     }
     const int64_t start = r * length;
     each_vector<T>(0, length, [&](int64_t i, auto get, auto put) __attribute__((always_inline)) {
-      V v{};
-      if (grad_identity != nullptr) v += get(grad_identity + start + i);
-      if (readers > 0) {
-        V through{};
-        for (int64_t q = 0; q < readers; ++q) {
-          through += get(static_cast<const T*>(grad_rectified[q]) + start + i);
-        }
+      V v = read(of_identity, start + i, get);
+      if (of_rectified.count > 0) {
+        const V through = read(of_rectified, start + i, get);
         v += select(get(rectified + start + i) > V{}, through, V{});
       }
-      if (grad_averaged != nullptr) {
+      if (averaged) {
         v += get(column + i - args.channels) + get(column + i) + get(column + i + args.channels);
       }
       put(grad + start + i, v);
@@ -150,15 +173,13 @@ void rectify_average(const RowsArgs& args, const void* x, void* rectified, void*
 }
 
 void rectify_average_backward(const RowsArgs& args, const void* rectified,
-                              const void* grad_identity, const void* const* grad_rectified,
-                              int64_t readers, const void* grad_averaged, void* grad, int64_t begin,
-                              int64_t end) {
+                              const Readers& of_identity, const Readers& of_rectified,
+                              const Readers& of_averaged, void* grad, int64_t begin, int64_t end) {
   with_type(args.dtype, [&](auto type) {
     using T = decltype(type);
     Rows<T> rows{args};
     for (int64_t r = begin; r < end; ++r) {
-      rows.backward(static_cast<const T*>(rectified), static_cast<const T*>(grad_identity),
-                    grad_rectified, readers, static_cast<const T*>(grad_averaged),
+      rows.backward(static_cast<const T*>(rectified), of_identity, of_rectified, of_averaged,
                     static_cast<T*>(grad), r);
     }
   });
@@ -173,11 +194,11 @@ void rectify_average_cpu(const RowsArgs& args, const void* x, void* rectified, v
 }
 
 void rectify_average_backward_cpu(const RowsArgs& args, const void* rectified,
-                                  const void* grad_identity, const void* const* grad_rectified,
-                                  int64_t readers, const void* grad_averaged, void* grad,
-                                  int64_t begin, int64_t end) {
-  SNSOFTMAX_DISPATCH(rectify_average_backward, args, rectified, grad_identity, grad_rectified,
-                     readers, grad_averaged, grad, begin, end);
+                                  const Readers& of_identity, const Readers& of_rectified,
+                                  const Readers& of_averaged, void* grad, int64_t begin,
+                                  int64_t end) {
+  SNSOFTMAX_DISPATCH(rectify_average_backward, args, rectified, of_identity, of_rectified,
+                     of_averaged, grad, begin, end);
 }
 #endif
 

@@ -69,58 +69,88 @@ std::tuple<Tensor, Tensor> rectify_average_aten(const Tensor& x, bool rectify, b
 }
 
 /// One of the gradients, which all have the shape of the map.
-const Tensor& check_backward(const Gradient& rectified, const Gradient& identity,
-                             TensorList through_relu, const Gradient& through_average) {
-  TORCH_CHECK_VALUE(identity || !through_relu.empty() || through_average,
+const Tensor& check_backward(const Gradient& rectified, TensorList through_relu,
+                             TensorList identity, TensorList identity_weights, TensorList average,
+                             TensorList average_weights) {
+  TORCH_CHECK_VALUE(!identity.empty() || !through_relu.empty() || !average.empty(),
                     "one of the gradients must be given");
   TORCH_CHECK_VALUE(rectified || through_relu.empty(), "grad_rectified needs rectified");
-  const Tensor& like = identity               ? *identity
-                       : through_relu.empty() ? *through_average
-                                              : through_relu[0];
+  const Tensor& like = !identity.empty()       ? identity[0]
+                       : !through_relu.empty() ? through_relu[0]
+                                               : average[0];
   check(like);
-  for (const Tensor& g : through_relu) {
-    TORCH_CHECK_VALUE(g.sym_sizes() == like.sym_sizes(), "grad_rectified has shape ", g.sym_sizes(),
-                      ", but must have ", like.sym_sizes());
-  }
+  const auto check_all = [&](const char* name, TensorList grads) {
+    for (const Tensor& g : grads) {
+      TORCH_CHECK_VALUE(g.sym_sizes() == like.sym_sizes(), name, " has shape ", g.sym_sizes(),
+                        ", but must have ", like.sym_sizes());
+    }
+  };
+  check_all("grad_identity", identity);
+  check_all("grad_rectified", through_relu);
+  check_all("grad_averaged", average);
+  const auto check_weights = [](const char* name, TensorList weights, TensorList grads) {
+    TORCH_CHECK_VALUE(weights.size() == grads.size(), name, " has ", weights.size(),
+                      " entries, but there are ", grads.size(), " gradients");
+  };
+  check_weights("identity_weights", identity_weights, identity);
+  check_weights("average_weights", average_weights, average);
   return like;
 }
 
-Tensor rectify_average_backward_cpu_op(const Gradient& rectified, const Gradient& identity,
-                                       TensorList through_relu, const Gradient& through_average) {
-  const Tensor& like = check_backward(rectified, identity, through_relu, through_average);
-  const auto dense = [](const Gradient& g) { return g ? g->contiguous(kLayout) : Tensor(); };
-  const auto data = [](const Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; };
-  const Tensor r = dense(rectified);
-  const Tensor a = dense(identity);
-  const Tensor b = dense(through_average);
-  std::vector<Tensor> relu;
-  std::vector<const void*> relu_data;
-  for (const Tensor& g : through_relu) {
-    relu.push_back(g.contiguous(kLayout));
-    relu_data.push_back(relu.back().const_data_ptr());
+/// What the kernel's Readers point to.
+struct Held {
+  std::vector<Tensor> maps;
+  std::vector<const void*> data;
+  std::vector<double> weights;
+
+  explicit Held(TensorList grads, TensorList given_weights = {}) {
+    for (const Tensor& g : grads) {
+      maps.push_back(g.contiguous(kLayout));
+      data.push_back(maps.back().const_data_ptr());
+    }
+    for (const Tensor& w : given_weights) weights.push_back(w.item<double>());
   }
+
+  Readers readers() const {
+    return {data.data(), weights.empty() ? nullptr : weights.data(),
+            static_cast<int64_t>(data.size())};
+  }
+};
+
+Tensor rectify_average_backward_cpu_op(const Gradient& rectified, TensorList through_relu,
+                                       TensorList identity, TensorList identity_weights,
+                                       TensorList average, TensorList average_weights) {
+  const Tensor& like =
+      check_backward(rectified, through_relu, identity, identity_weights, average, average_weights);
+  const Tensor r = rectified ? rectified->contiguous(kLayout) : Tensor();
+  const Held of_identity(identity, identity_weights);
+  const Held of_rectified(through_relu);
+  const Held of_averaged(average, average_weights);
   Tensor grad = at::empty_like(like, like.options().memory_format(kLayout));
   over_rows(grad, [&](int64_t begin, int64_t end) {
-    rectify_average_backward_cpu(arguments(grad), data(r), data(a), relu_data.data(),
-                                 static_cast<int64_t>(relu_data.size()), data(b),
-                                 grad.mutable_data_ptr(), begin, end);
+    rectify_average_backward_cpu(arguments(grad), r.defined() ? r.const_data_ptr() : nullptr,
+                                 of_identity.readers(), of_rectified.readers(),
+                                 of_averaged.readers(), grad.mutable_data_ptr(), begin, end);
   });
   return grad;
 }
 
-Tensor rectify_average_backward_aten(const Gradient& rectified, const Gradient& identity,
-                                     TensorList through_relu, const Gradient& through_average) {
-  check_backward(rectified, identity, through_relu, through_average);
+Tensor rectify_average_backward_aten(const Gradient& rectified, TensorList through_relu,
+                                     TensorList identity, TensorList identity_weights,
+                                     TensorList average, TensorList average_weights) {
+  const Tensor& like =
+      check_backward(rectified, through_relu, identity, identity_weights, average, average_weights);
   Tensor grad;
   const auto add = [&](const Tensor& term) { grad = grad.defined() ? grad + term : term; };
   for (const Tensor& g : through_relu) add(g);
   if (grad.defined()) grad = at::threshold_backward(grad, *rectified, 0);
-  if (through_average) {
-    const Tensor& g = *through_average;
+  if (!average.empty()) {
+    Tensor g = average[0] * average_weights[0];
+    for (size_t i = 1; i < average.size(); ++i) g = g + average[i] * average_weights[i];
     add(at::avg_pool2d_backward(g, g, 3, 1, 1, false, false, std::nullopt));
   }
-  if (identity) add(*identity);
-  return grad;
+  for (size_t i = 0; i < identity.size(); ++i) add(identity[i] * identity_weights[i]);
+  return grad.to(like.scalar_type());
 }
 
 std::tuple<Tensor, Tensor> rectify_average_meta(const Tensor& x, bool rectify, bool average) {
@@ -132,9 +162,11 @@ std::tuple<Tensor, Tensor> rectify_average_meta(const Tensor& x, bool rectify, b
   return {output(rectify), output(average)};
 }
 
-Tensor rectify_average_backward_meta(const Gradient& rectified, const Gradient& identity,
-                                     TensorList through_relu, const Gradient& through_average) {
-  const Tensor& like = check_backward(rectified, identity, through_relu, through_average);
+Tensor rectify_average_backward_meta(const Gradient& rectified, TensorList through_relu,
+                                     TensorList identity, TensorList identity_weights,
+                                     TensorList average, TensorList average_weights) {
+  const Tensor& like =
+      check_backward(rectified, through_relu, identity, identity_weights, average, average_weights);
   return at::empty_like(like, like.options().memory_format(kLayout));
 }
 
@@ -143,8 +175,9 @@ Tensor rectify_average_backward_meta(const Gradient& rectified, const Gradient& 
 TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
   m.def("rectify_average(Tensor x, bool rectify, bool average) -> (Tensor, Tensor)");
   m.def(
-      "rectify_average_backward(Tensor? rectified, Tensor? grad_identity, Tensor[] grad_rectified, "
-      "Tensor? grad_averaged) -> Tensor");
+      "rectify_average_backward(Tensor? rectified, Tensor[] grad_rectified, "
+      "Tensor[] grad_identity, Tensor[] identity_weights, Tensor[] grad_averaged, "
+      "Tensor[] average_weights) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {

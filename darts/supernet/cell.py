@@ -72,7 +72,7 @@ class Source(nn.Module):
                 parts = self._normalized(operation, xs, rows[operation])
                 summands.update(zip(mine, parts, strict=True))
             elif operation != "noise":
-                shared = Summand(SharedMap.of(self._edgeless(operation, departure)))
+                shared = Summand(self._edgeless(operation, departure))
                 summands.update((term, shared) for term in mine)
         return summands
 
@@ -95,23 +95,26 @@ class Source(nn.Module):
             for shared, start, r in zip(owners, starts, rows, strict=True)
         ]
 
-    def _edgeless(self, operation: str, departure: Departure) -> Tensor:
+    def _edgeless(self, operation: str, departure: Departure) -> SharedMap:
         """The map of an operation without parameters, which is the same for every edge."""
         x = departure.map
         if operation == "skip_connect":
-            return x
-        if operation == AVERAGE and departure.averaged is not None:
-            y = departure.averaged
+            return SharedMap.of(x, departure.map_gradients)
+        averaged = departure.averaged if operation == AVERAGE else None
+        if averaged is not None:
+            y = averaged
         elif operation == AVERAGE:
             y = F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)
         else:
             y = F.max_pool2d(x, 3, self.stride, 1)
         if operation not in self.pool_statistics:
-            return y
+            return SharedMap.of(y, None if averaged is None else departure.averaged_gradients)
         statistics = self.pool_statistics[operation]
         assert isinstance(statistics, Statistics)
         mean, var = statistics.row(0)
-        return F.batch_norm(y, mean, var, None, None, self.training or mean is None, MOMENTUM, EPS)
+        training = self.training or mean is None
+        y = F.batch_norm(y, mean, var, None, None, training, MOMENTUM, EPS)
+        return SharedMap.of(y)
 
     def views(self, slot: tuple[int, int], of: Callable[[Tensor], Tensor]) -> Views:
         """Names within the conventional module of (edge, column) → its part of this source."""

@@ -3,7 +3,8 @@
 The maps that a node sums are shared: an identity or a pooled map is read by several nodes, and the
 convolutions of several edges are channel slices of one map. Left to autograd, every reader would
 produce a gradient of its own, to be padded and added. Instead the readers of a map write into one
-`SharedGradient`, and the last of them hands it on.
+`SharedGradient`, and the last of them hands it on; the gradient of a node's own map and of its
+average is never written at all, but made from its readers' by the node (`HandedGradients`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import snsoftmax  # noqa: F401  (registers the operators)
 from darts.supernet.branches import EPS, MOMENTUM
+from darts.supernet.leave import HandedGradients
 
 _ops = torch.ops.snsoftmax
 
@@ -47,15 +49,15 @@ class SharedGradient:
 
 
 class SharedMap(NamedTuple):
-    """A map that nodes read, and the gradient that they share."""
+    """A map that nodes read, and where they leave its gradient."""
 
     map: Tensor
-    gradient: SharedGradient
+    gradient: SharedGradient | HandedGradients
 
     @classmethod
-    def of(cls, map: Tensor) -> SharedMap:
-        """``map``, with no reader yet."""
-        return cls(map, SharedGradient())
+    def of(cls, map: Tensor, gradient: HandedGradients | None = None) -> SharedMap:
+        """``map`` with no reader yet; its gradient goes to ``gradient``, or into a buffer."""
+        return cls(map, SharedGradient() if gradient is None else gradient)
 
 
 class Summand(NamedTuple):
@@ -93,7 +95,7 @@ class _Mixture(torch.autograd.Function):
     def forward(
         ctx: Any,
         slices: Sequence[_Slice],
-        gradients: Sequence[SharedGradient],
+        gradients: Sequence[SharedGradient | HandedGradients],
         normalization: tuple[list[Tensor], list[Tensor], bool, float, float],
         weights: Tensor,
         *maps: Tensor,
@@ -102,7 +104,8 @@ class _Mixture(torch.autograd.Function):
         parts = [s.of(maps) for s in slices]
         out, mean, rstd = _ops.mixture_forward(parts[:k], parts[k:], weights, *normalization)
         for gradient, needed in zip(gradients, ctx.needs_input_grad[4:], strict=True):
-            gradient.readers += needed
+            if isinstance(gradient, SharedGradient):
+                gradient.readers += needed
         ctx.save_for_backward(weights, mean, rstd, *maps)
         ctx.slices, ctx.gradients, ctx.normalization = slices, gradients, normalization
         assert isinstance(out, Tensor)
@@ -117,14 +120,16 @@ class _Mixture(torch.autograd.Function):
         nowhere = grad.new_empty(0)
         buffers, written = zip(
             *(
-                gradient.open(map) if needs else (nowhere, False)
+                gradient.open(map)
+                if needs and isinstance(gradient, SharedGradient)
+                else (nowhere, False)
                 for gradient, map, needs in zip(ctx.gradients, maps, needs_maps, strict=True)
             ),
             strict=True,
         )
         k = sum(s.normalized for s in ctx.slices)
         parts = [s.of(maps) for s in ctx.slices]
-        targets = [s.of(buffers) if needs_maps[s.position] else nowhere for s in ctx.slices]
+        targets = [nowhere if buffers[s.position] is nowhere else s.of(buffers) for s in ctx.slices]
         grad_weights = _ops.mixture_backward(
             grad,
             parts[:k],
@@ -139,8 +144,12 @@ class _Mixture(torch.autograd.Function):
             needs_weights,
             ctx.normalization[2],
         )
+        for i, s in enumerate(ctx.slices):
+            gradient = ctx.gradients[s.position]
+            if needs_maps[s.position] and isinstance(gradient, HandedGradients):
+                gradient.hand(grad, weights[i])
         closed = (
-            gradient.close() if needs else None
+            gradient.close() if needs and isinstance(gradient, SharedGradient) else None
             for gradient, needs in zip(ctx.gradients, needs_maps, strict=True)
         )
         return None, None, None, grad_weights if needs_weights else None, *closed

@@ -37,15 +37,19 @@ def test_both_directions(shape: tuple[int, ...], dtype: torch.dtype, readers: in
     tolerance = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
     torch.testing.assert_close(averaged.double(), average(wide), **tolerance)
 
-    identity, through_average, *through_relu = (
-        random_map(shape, dtype) for _ in range(readers + 2)
-    )
-    grad = ops.rectify_average_backward(rectified, identity, through_relu, through_average)
-    value = (wide * identity.double()).sum() + (average(wide) * through_average.double()).sum()
+    identity, averages = ([random_map(shape, dtype) for _ in range(n)] for n in (2, 3))
+    through_relu = [random_map(shape, dtype) for _ in range(readers)]
+    v, u = torch.rand(2).unbind(), torch.rand(3).unbind()
+    grad = ops.rectify_average_backward(rectified, through_relu, identity, v, averages, u)
+    value = torch.zeros((), dtype=torch.float64)
+    for g, w in zip(identity, v, strict=True):
+        value = value + w * (wide * g.double()).sum()
+    for g, w in zip(averages, u, strict=True):
+        value = value + w * (average(wide) * g.double()).sum()
     for g in through_relu:
         value = value + (wide.relu() * g.double()).sum()
-    value.backward()
-    torch.testing.assert_close(grad.double(), wide.grad, **tolerance)
+    (expected,) = torch.autograd.grad(value, wide)
+    torch.testing.assert_close(grad.double(), expected, **tolerance)
 
 
 def test_parts_that_are_not_asked_for() -> None:
@@ -53,8 +57,9 @@ def test_parts_that_are_not_asked_for() -> None:
     rectified, averaged = ops.rectify_average(x, True, False)
     assert averaged.numel() == 0
     g = random_map((2, 3, 4, 4))
-    assert torch.equal(ops.rectify_average_backward(rectified, None, [g], None), g * (x > 0))
-    assert torch.equal(ops.rectify_average_backward(None, g, [], None), g)
+    one = torch.ones(())
+    assert torch.equal(ops.rectify_average_backward(rectified, [g], [], [], [], []), g * (x > 0))
+    assert torch.equal(ops.rectify_average_backward(None, [], [g], [one], [], []), g)
 
 
 def test_any_layout_is_accepted() -> None:
@@ -82,12 +87,16 @@ def test_wrong_arguments_are_refused() -> None:
         ops.rectify_average(torch.ones(1, 1, 2, 2, dtype=torch.int32), True, True)
     x = random_map((1, 2, 3, 4))
     with pytest.raises(ValueError, match="grad_rectified needs rectified"):
-        ops.rectify_average_backward(None, None, [x], None)
+        ops.rectify_average_backward(None, [x], [], [], [], [])
+    with pytest.raises(ValueError, match="identity_weights has 0 entries, but there are 1 grad"):
+        ops.rectify_average_backward(None, [], [x], [], [], [])
     with pytest.raises(ValueError, match=r"has shape \[1, 2, 4, 4\], but must have \[1, 2, 3, 4\]"):
-        ops.rectify_average_backward(x, x, [random_map((1, 2, 4, 4))], None)
+        ops.rectify_average_backward(x, [x, random_map((1, 2, 4, 4))], [], [], [], [])
 
 
 def test_opcheck() -> None:
     x = random_map((2, 3, 4, 4), torch.float32)
     torch.library.opcheck(ops.rectify_average.default, (x, True, True))
-    torch.library.opcheck(ops.rectify_average_backward.default, (x.relu(), x, [x, x], x))
+    weight = torch.rand(())
+    args = (x.relu(), [x, x], [x], [weight], [x, x], [weight, weight])
+    torch.library.opcheck(ops.rectify_average_backward.default, args)
