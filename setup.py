@@ -38,37 +38,50 @@ def kernel_sources() -> list[Path]:
     return [KERNELS / line for line in lines if line and not line.startswith("#")]
 
 
-def nvcc_version() -> str | None:
-    """The release of nvcc, or None where there is none."""
+def find_toolkit() -> tuple[str, Path] | None:
+    """The release of nvcc and its toolkit's folder, or None where there is no nvcc.
+
+    nvcc itself says where its toolkit is: what is on PATH may be a wrapper elsewhere.
+    """
     home = os.environ.get("CUDA_HOME") or cpp_extension.CUDA_HOME
-    nvcc = shutil.which("nvcc") or (shutil.which(f"{home}/bin/nvcc") if home else None)
+    nvcc = shutil.which(f"{home}/bin/nvcc") if home else None
+    nvcc = nvcc or shutil.which("nvcc")
     if nvcc is None:
         return None
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    match = re.search(r"release (\d+\.\d+)", text)
-    return match.group(1) if match else None
+
+    def ask(*arguments: str) -> str:
+        result = subprocess.run([nvcc, *arguments], capture_output=True, text=True, check=False)
+        return result.stdout + result.stderr
+
+    release = re.search(r"release (\d+\.\d+)", ask("--version"))
+    top = re.search(r"^#\$ TOP=(.+)$", ask("--dryrun", "-x", "cu", os.devnull), re.M)
+    if release is None or top is None:
+        return None
+    return release.group(1), Path(top.group(1)).resolve()
 
 
-def with_cuda() -> bool:
+def cuda_release() -> str | None:
+    """The CUDA release to build with, or None for a build without."""
     asked = os.environ.get("SNSOFTMAX_CUDA", "")
     if asked not in ("", "0", "1"):
         sys.exit(f"SNSOFTMAX_CUDA must be 0 or 1, got {asked!r}.")
     if asked == "0":
-        return False
-    nvcc, wanted = nvcc_version(), torch.version.cuda
+        return None
+    toolkit, wanted = find_toolkit(), torch.version.cuda
     problem = None
     if wanted is None:
         problem = f"this PyTorch ({torch.__version__}) is built without CUDA"
-    elif nvcc is None:
+    elif toolkit is None:
         problem = "no nvcc was found (put it on PATH or set CUDA_HOME)"
-    elif nvcc.split(".")[0] != wanted.split(".")[0]:
-        problem = f"nvcc is {nvcc} but this PyTorch was built with CUDA {wanted}"
-    if problem is None:
-        return True
+    elif toolkit[0].split(".")[0] != wanted.split(".")[0]:
+        problem = f"nvcc is {toolkit[0]} but this PyTorch was built with CUDA {wanted}"
+    if toolkit is not None and problem is None:
+        os.environ["CUDA_HOME"] = cpp_extension.CUDA_HOME = str(toolkit[1])
+        return toolkit[0]
     if asked == "1":
         sys.exit(f"SNSOFTMAX_CUDA=1 cannot be met: {problem}.")
     print(f"Building without CUDA: {problem}.")
-    return False
+    return None
 
 
 class BuildExt(cpp_extension.BuildExtension):
@@ -113,14 +126,15 @@ def extension() -> object:
     sources = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc/torch").glob("*.cpp"))]
     # at::parallel_for is OpenMP in a header: without the flag it runs on one thread.
     flags = {"cxx": ["-O3", "-fvisibility=hidden", "-Wall", "-fopenmp"]}
-    if not with_cuda():
+    release = cuda_release()
+    if release is None:
         return cpp_extension.CppExtension(
             "snsoftmax._C", sources, define_macros=macros, extra_compile_args=flags
         )
     architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
     macros += [
         ("SNSOFTMAX_WITH_CUDA", None),
-        ("SNSOFTMAX_CUDA_VERSION", f'"{nvcc_version()}"'),
+        ("SNSOFTMAX_CUDA_VERSION", f'"{release}"'),
         ("SNSOFTMAX_CUDA_ARCHITECTURES", f'"{architectures}"'),
     ]
     flags["nvcc"] = ["-O3", "-Werror", "all-warnings", "--threads", str(os.cpu_count())]

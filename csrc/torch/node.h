@@ -31,7 +31,8 @@ inline bool plain(const at::Tensor& t) {
       {DispatchKey::CPU, DispatchKey::CUDA, DispatchKey::AutogradCPU, DispatchKey::AutogradCUDA,
        DispatchKey::ADInplaceOrView, DispatchKey::BackendSelect});
   const auto tls = c10::impl::tls_local_dispatch_key_set();
-  return (((t.key_set() | tls.included_) - tls.excluded_) - expected).empty();
+  const auto others = ((t.key_set() | tls.included_) - tls.excluded_) - expected;
+  return (others.raw_repr() & ~c10::full_backend_mask) == 0;  // the bit of the device is left
 }
 
 }  // namespace snsoftmax
