@@ -25,6 +25,9 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 /// For __launch_bounds__: left to itself, ptxas would rather spill a double than lose occupancy.
 template <class F>
 constexpr int kResident = sizeof(typename F::S) == 8 ? 1 : 2;
+/// Half types hold so many elements backward that 64 registers are a few too few.
+template <class F>
+constexpr int kRegisterResident = F::kBackward && sizeof(typename F::T) == 2 ? 1 : kResident<F>;
 
 // ---- element types ----
 
@@ -290,7 +293,9 @@ class ContiguousRow {
   __device__ __forceinline__ void store(T* data, int p, const Pack<T>& pack) const {
     const int first = p * kElements<T> - shift_;
     if (whole(first)) {
-      *reinterpret_cast<uint4*>(data + offset_ + first) = *reinterpret_cast<const uint4*>(&pack);
+      // An assignment would be taken apart into stores of elements.
+      __stwb(reinterpret_cast<uint4*>(data + offset_ + first),
+             *reinterpret_cast<const uint4*>(&pack));
       return;
     }
 #pragma unroll
@@ -571,7 +576,7 @@ __global__ void __launch_bounds__(kWarpThreads, kResident<F>)
 }
 
 template <class F>
-__global__ void __launch_bounds__(kBlockThreads, kResident<F>)
+__global__ void __launch_bounds__(kBlockThreads, kRegisterResident<F>)
     block_kernel(Task<typename F::T> task) {
   __shared__ BlockBuffer<typename F::S> buffer;
   RegisterSlots<F, kBlockPacks> slots;

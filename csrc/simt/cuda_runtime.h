@@ -129,10 +129,6 @@ T __ldg(const T* address) {
   return *address;
 }
 template <class T>
-T __ldcs(const T* address) {
-  return *address;
-}
-template <class T>
-void __stcs(T* address, T value) {
+void __stwb(T* address, T value) {
   *address = value;
 }

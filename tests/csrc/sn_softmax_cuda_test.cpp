@@ -88,6 +88,7 @@ void few() {
   c.t = 0.25;
   c.logits = Logits::kRising;
   c.outer = 3;
+  c.per_row = true;
   for (int64_t size : {5, 8, 33, 200, 700}) {  // a tile, lanes, registers
     c.size = size;
     run_all_types(c);
