@@ -18,7 +18,10 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "running.md"
 def test_commands_work_as_written(tmp_path: Path) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines() if line]
-    assert len(commands) >= 8
+    assert len(commands) >= 9
+    for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        name = block.splitlines()[0].removeprefix("# ")
+        (tmp_path / name).write_text(block)
     root = str(PAGE.parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     for command in commands:
@@ -42,3 +45,4 @@ def test_commands_work_as_written(tmp_path: Path) -> None:
     assert len(listed) == 5
     assert listed <= made
     assert {"runs/report.html", "runs/network.pt", "runs/network.pt2"} <= made
+    assert "runs/study/table.md" in made
