@@ -332,14 +332,14 @@ class Search:
         return BatchLoss(self.net, batch, self.precision)(weights)
 
     @torch.no_grad()
-    def evaluate(self, weights: Weights) -> tuple[float, float]:
+    def evaluate(self, weights: Weights, *, images: int | None = None) -> tuple[float, float]:
         """Mean loss and accuracy in percent of the supernet with β = weights on the arch half.
 
-        Images are not augmented; batch statistics normalise, and running ones do not change.
+        `images` takes only so many, the first ones, in whole batches. Images are not augmented; batch statistics normalise, and running ones do not change.
         """
         kept = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
         drop_path, self.net.drop_path = self.net.drop_path, 0.0
-        total = torch.zeros(2, device=self.config.device)
+        total, seen = torch.zeros(2, device=self.config.device), 0
         batches = evaluation_batches(
             self.validation, batch_size=self.config.data.batch_size, device=self.config.device
         )
@@ -348,10 +348,13 @@ class Search:
             outcome = Outcome(*cross_entropy(self.net, batch, weights, live, self.precision))
             loss, correct = summary(outcome, batch)
             total += torch.stack([loss * len(batch.labels), correct])
+            seen += len(batch.labels)
+            if images is not None and seen >= images:
+                break
         for name, buffer in self.net.named_buffers():
             buffer.copy_(kept[name])
         self.net.drop_path = drop_path
-        loss_sum, correct_sum = (total / len(self.validation.test_labels)).tolist()
+        loss_sum, correct_sum = (total / seen).tolist()
         return loss_sum, 100 * correct_sum
 
     def record(self, losses: Tensor) -> dict[str, Any]:

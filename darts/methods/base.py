@@ -75,10 +75,10 @@ class Trainer(Protocol):
 
     net: Supernet
 
-    def evaluate(self, weights: Weights) -> tuple[float, float]:
+    def evaluate(self, weights: Weights, *, images: int | None = None) -> tuple[float, float]:
         """Mean loss and accuracy in percent of the supernet with β = weights on the arch half.
 
-        Images are not augmented; batch statistics normalise, and running ones do not change.
+        `images` takes only so many, the first ones, in whole batches. Images are not augmented; batch statistics normalise, and running ones do not change.
         """
         ...
 

@@ -29,6 +29,7 @@ class RandomSearch(Method):
         """The final selection."""
 
         samples: int = setting(100, "architectures compared at the end", at_least=1)
+        images: int = setting(512, "images that they are compared on", at_least=1)
 
     options: Options
 
@@ -66,5 +67,6 @@ class RandomSearch(Method):
         drawn = [self.draw() for _ in range(self.options.samples)]
         if len(drawn) == 1:
             return self.space.derive(drawn[0])
-        accuracies = [trainer.evaluate(weights)[1] for weights in drawn]
+        few = self.options.images
+        accuracies = [trainer.evaluate(weights, images=few)[1] for weights in drawn]
         return self.space.derive(drawn[accuracies.index(max(accuracies))])

@@ -25,7 +25,7 @@ class Judge:
     def __init__(self, values: dict[str, Tensor]) -> None:
         self.values = values
 
-    def evaluate(self, weights: Any) -> Any:
+    def evaluate(self, weights: Any, *, images: int | None = None) -> Any:
         score = sum(float((self.values[cell] * beta).sum()) for cell, beta in weights.items())
         return -score, score
 

@@ -207,3 +207,18 @@ def test_an_interrupted_search_goes_on_with_the_same_bits(
     for p, q in zip(resumed.method.parameters(), whole.method.parameters(), strict=True):
         assert torch.equal(p, q)
     assert RunFolder.open(config.out).records() == result.history
+
+
+def test_evaluation_uses_batch_statistics_and_leaves_no_trace(images: ImageSet) -> None:
+    run = Search(tiny(data={"batch_size": 32}), images=images)
+    run.run_epoch()
+    run.net.drop_path = 0.3
+    before = {name: value.clone() for name, value in run.net.state_dict().items()}
+    weights = run.method.scores()
+    first, again = run.evaluate(weights), run.evaluate(weights)
+    assert first == again
+    assert 0 <= first[1] <= 100
+    assert run.evaluate(weights, images=32) != first
+    assert run.net.drop_path == 0.3
+    for name, value in run.net.state_dict().items():
+        assert torch.equal(value, before[name])
