@@ -23,6 +23,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from darts.spaces import DARTS, NB201, Space
 from darts.step import Batch, arch_step, weight_step
@@ -31,29 +33,6 @@ from tests.reference.supernet import ReferenceSupernet
 
 Step = Callable[[], None]
 CLASSES = 10
-VIEWS = {
-    *("view", "reshape", "as_strided", "narrow", "select", "slice", "split", "chunk", "unbind"),
-    *("expand", "transpose", "permute", "t", "alias", "detach", "view_as", "squeeze", "unsqueeze"),
-    *(
-        "empty",
-        "empty_like",
-        "empty_strided",
-        "resize_",
-        "result_type",
-        "to",
-        "contiguous",
-        "stack",
-    ),
-    *(
-        "split_with_sizes",
-        "item",
-        "_local_scalar_dense",
-        "lift_fresh",
-        "resolve_conj",
-        "is_nonzero",
-    ),
-}
-"""Operators that touch no data, or only call others."""
 
 
 @dataclass(frozen=True)
@@ -217,27 +196,59 @@ def compare(steps: Mapping[str, Step], rounds: int) -> list[Row]:
 
 @dataclass
 class Counts:
-    """Operators that touch data, and the maps that they read, in one bilevel step."""
+    """Operators that touch data, and the maps that they read and write, in one bilevel step."""
 
-    operators: float
-    maps_read: float
+    operators: float = 0
+    read: float = 0
+    written: float = 0
+
+
+class Counter(TorchDispatchMode):
+    """Counts what reaches the kernels, in forward and backward.
+
+    A map is a tensor of at least ``smallest`` elements.
+    """
+
+    def __init__(self, smallest: int) -> None:
+        super().__init__()
+        self.smallest = smallest
+        self.counts = Counts()
+
+    def maps(self, values: object) -> int:
+        """How many maps there are in a nest of values."""
+        leaves = tree_flatten(values)[0]
+        return sum(isinstance(x, Tensor) and x.numel() >= self.smallest for x in leaves)
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        aliases = [a.alias_info for a in (*func._schema.arguments, *func._schema.returns)]
+        only_a_view = any(aliases) and not any(a is not None and a.is_write for a in aliases)
+        if only_a_view or func.name().startswith(("aten::empty", "aten::detach")):
+            return out
+        self.counts.operators += 1
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                self.counts.written += self.maps(value)
+            else:
+                self.counts.read += self.maps(value)
+        if not any(r.alias_info is not None for r in func._schema.returns):
+            self.counts.written += self.maps(out)
+        return out
 
 
 def counts(step: Step, size: Size) -> Counts:
-    """From the profiler; a map is a tensor of at least a quarter of the smallest cell map."""
-    smallest = size.batch * size.channels * 4 * 8 * 8 // 4
-    with torch.profiler.profile(record_shapes=True) as profile:
+    """Of one step; the smallest map is that of the last stage."""
+    counter = Counter(size.batch * 4 * size.channels * 8 * 8)
+    with counter:
         step()
-    operators = maps = 0
-    for event in profile.events() or []:
-        name = event.name.partition("::")[2]
-        if event.cpu_children or not name or name in VIEWS:
-            continue
-        operators += 1
-        shapes = [shape for shape in event.input_shapes or [] if shape]
-        flat = [s for shape in shapes for s in (shape if isinstance(shape[0], list) else [shape])]
-        maps += sum(torch.Size(s).numel() >= smallest for s in flat)
-    return Counts(operators, maps)
+    return counter.counts
 
 
 def per_cell(make: Callable[[Size], Step]) -> Counts:
@@ -249,7 +260,11 @@ def per_cell(make: Callable[[Size], Step]) -> Counts:
         step()
         found.append(counts(step, size))
     one, two = found
-    return Counts((two.operators - one.operators) / 3, (two.maps_read - one.maps_read) / 3)
+    return Counts(
+        (two.operators - one.operators) / 3,
+        (two.read - one.read) / 3,
+        (two.written - one.written) / 3,
+    )
 
 
 def print_rows(title: str, rows: list[Row]) -> None:
@@ -304,12 +319,12 @@ def main() -> None:
         "module per operation": lambda s: conventional_step(NB201, s),
         "fast": lambda s: fast_step(NB201, s),
     }
-    print(f"\nPer cell and bilevel step{'':15s}{'operators':>12s}{'maps read':>12s}")
+    print(f"\n{'Per cell and bilevel step':40s}{'operators':>10s}{'maps read':>10s}{'written':>9s}")
     report["per_cell"] = {}
     for name, make in makers.items():
         found = per_cell(make)
         report["per_cell"][name] = asdict(found)  # type: ignore[index]
-        print(f"{name:40s}{found.operators:12.0f}{found.maps_read:12.0f}")
+        print(f"{name:40s}{found.operators:10.0f}{found.read:10.0f}{found.written:9.0f}")
 
     print(f"\n{'Growth, float32':40s}{'ms/step':>9s}")
     report["scaling"] = scaling(max(3, arguments.rounds // 3))

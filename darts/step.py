@@ -7,7 +7,7 @@ owns the optimisers. Nothing reads a value back from the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -45,7 +45,7 @@ def cross_entropy(
     float32. None keeps the dtype of the parameters.
     """
     images, labels = batch
-    with torch.autocast(images.device.type, precision, enabled=precision is not None):
+    with nullcontext() if precision is None else torch.autocast(images.device.type, precision):
         logits = net(images, weights, live)
     logits = logits.to(next(net.parameters()).dtype)
     return F.cross_entropy(logits, labels), logits

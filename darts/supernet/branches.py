@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darts.supernet.depthwise import depthwise
+
 MOMENTUM, EPS = 0.1, 1e-5
 """Of every batch normalisation."""
 
@@ -158,14 +160,12 @@ class Reductions(Branch):
 
 
 def depthwise_pointwise(
-    x: Tensor, depthwise: Tensor, pointwise: Tensor, stride: int, dilation: int, edges: int
+    x: Tensor, kernels: Tensor, pointwise: Tensor, stride: int, dilation: int, edges: int
 ) -> Tensor:
     """Depthwise and pointwise convolution of ``edges`` edges; ``x`` is for all, or one for each."""
-    if x.shape[1] != len(depthwise):
+    if x.shape[1] != len(kernels):
         x = torch.cat([x] * edges, dim=1)
-    padding = dilation * (depthwise.shape[-1] // 2)
-    x = F.conv2d(x, depthwise, None, stride, padding, dilation, groups=len(depthwise))
-    return F.conv2d(x, pointwise, groups=edges)
+    return F.conv2d(depthwise(x, kernels, stride, dilation), pointwise, groups=edges)
 
 
 class DilatedConvolutions(Branch):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darts import step as steps
-from darts.spaces import NB201
+from darts.capture import CapturedStep
+from darts.spaces import NB201, SPACES
 from darts.step import arch_step, frozen, unrolled_arch_step, weight_step
 from darts.supernet import Supernet, build_supernet, live_operations
 
@@ -133,3 +134,32 @@ def test_finite_difference_approaches_the_exact_second_order(
     monkeypatch.setattr(steps, "FINITE_DIFFERENCE", 1e-6)
     unrolled_arch_step(net, batch(0), batch(1), make, [alpha], optimizer)
     torch.testing.assert_close(alpha.grad, exact, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_no_step_reads_a_value_back(name: str) -> None:
+    """On meta tensors, which have no values, a step that needed one would fail."""
+    space = SPACES[name]
+    cells = 1 if space.skeleton == "nb201" else 3
+    net = build_supernet(space, channels=4, cells=cells, classes=10).to("meta")
+    meta = torch.randn(4, 3, 16, 16, device="meta"), torch.zeros(4, dtype=torch.long, device="meta")
+    alphas = {
+        n: torch.zeros(c.shape, device="meta", requires_grad=True) for n, c in space.cells.items()
+    }
+    make = lambda: {n: a.softmax(-1) for n, a in alphas.items()}  # noqa: E731
+    outcome = weight_step(net, meta, make())
+    assert outcome.logits.shape == (4, 10)
+    arch_step(net, meta, make, list(alphas.values()))
+    assert all(a.grad is not None and a.grad.is_meta for a in alphas.values())
+
+
+def test_captured_step_is_the_step_itself_without_cuda(net: Supernet, alpha: Tensor) -> None:
+    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        outcome = arch_step(net, (images, labels), lambda: {"cell": alpha.softmax(-1)}, [alpha])
+        return outcome.loss, outcome.logits
+
+    captured = CapturedStep(step, batch(0))
+    loss, logits = captured(*batch(1))
+    expected_loss, expected_logits = step(*batch(1))
+    assert torch.equal(loss, expected_loss)
+    assert torch.equal(logits, expected_logits)

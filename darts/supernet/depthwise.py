@@ -1,0 +1,71 @@
+"""Depthwise convolution, on the CPU by a kernel of our own.
+
+oneDNN has no fast path for the weight gradient of 5x5 and of dilated depthwise convolutions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import snsoftmax  # noqa: F401  (registers the operators)
+
+_ops = torch.ops.snsoftmax
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.dilation = stride, dilation
+        y = _ops.depthwise(x, weight, stride, dilation)
+        assert isinstance(y, Tensor)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        stride, dilation = ctx.stride, ctx.dilation
+        needs_map, needs_weight = ctx.needs_input_grad[:2]
+        grad_map = grad_weight = None
+        if torch.is_grad_enabled():
+            padding = dilation * (weight.shape[-1] // 2)
+            grad_map, grad_weight, _ = torch.ops.aten.convolution_backward(
+                grad,
+                x,
+                weight.to(x.dtype),
+                None,
+                [stride] * 2,
+                [padding] * 2,
+                [dilation] * 2,
+                False,
+                [0, 0],
+                len(weight),
+                [needs_map, needs_weight, False],
+            )
+            return grad_map, grad_weight, None, None
+        if needs_map:
+            grad_map = _ops.depthwise_backward_map(
+                grad, weight, x.shape[2], x.shape[3], stride, dilation
+            )
+        if needs_weight:
+            grad_weight = _ops.depthwise_backward_weight(
+                grad, x, weight.shape[-1], stride, dilation
+            )
+        return grad_map, grad_weight, None, None
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """Convolve each channel of ``x``, [N, C, H, W], by its own kernel of ``weight``, [C, 1, k, k].
+
+    Padded so that stride 1 keeps the size. k is 3 or 5. Under autocast the weight and its gradient
+    stay float32.
+    """
+    if x.device.type != "cpu":
+        padding = dilation * (weight.shape[-1] // 2)
+        return F.conv2d(x, weight, None, stride, padding, dilation, groups=len(weight))
+    y: Tensor = _Depthwise.apply(x, weight, stride, dilation)
+    return y

@@ -1,0 +1,92 @@
+"""The depthwise convolution against PyTorch's own in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import snsoftmax  # noqa: F401  (registers the operators)
+from darts.supernet.depthwise import depthwise
+
+ops = torch.ops.snsoftmax
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 3e-2}
+
+
+def close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> None:
+    error = (ours.double() - theirs).norm() / theirs.norm().clamp_min(1e-3)
+    assert error <= TOLERANCE[dtype]
+
+
+shapes = st.tuples(st.integers(1, 3), st.integers(1, 37), st.integers(1, 9), st.integers(1, 9))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    shapes,
+    st.sampled_from(list(TOLERANCE)),
+    st.sampled_from([3, 5]),
+    st.sampled_from([1, 2]),
+    st.sampled_from([1, 2]),
+)
+def test_both_directions(
+    shape: tuple[int, ...], dtype: torch.dtype, kernel: int, stride: int, dilation: int
+) -> None:
+    torch.manual_seed(0)
+    c = shape[1]
+    x = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(c, 1, kernel, kernel, dtype=torch.float64)
+    if dtype != torch.float64:
+        weight = weight.float()
+    wide, wide_weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    padding = dilation * (kernel // 2)
+    expected = F.conv2d(wide, wide_weight, None, stride, padding, dilation, c)
+    x.requires_grad_()
+    weight.requires_grad_()
+    y = depthwise(x, weight, stride, dilation)
+    assert y.dtype == dtype
+    close(y, expected, dtype)
+    g = torch.randn_like(y)
+    y.backward(g)
+    expected.backward(g.double())
+    assert x.grad is not None
+    assert weight.grad is not None
+    assert wide.grad is not None
+    assert wide_weight.grad is not None
+    close(x.grad, wide.grad, dtype)
+    close(weight.grad, wide_weight.grad, dtype)
+
+
+def test_second_derivatives() -> None:
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda a, b: depthwise(a, b, 2, 1), (x, weight))
+
+
+def test_empty_batch() -> None:
+    y = depthwise(torch.randn(0, 3, 4, 4), torch.randn(3, 1, 3, 3), 2, 1)
+    assert y.shape == (0, 3, 2, 2)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    x, weight = torch.randn(1, 2, 4, 4), torch.randn(2, 1, 3, 3)
+    with pytest.raises(ValueError, match=r"weight must be \[2, 1, k, k\] with k 3 or 5"):
+        ops.depthwise(x, torch.randn(2, 1, 7, 7), 1, 1)
+    with pytest.raises(ValueError, match="stride must be 1 or 2, but is 3"):
+        ops.depthwise(x, weight, 3, 1)
+    with pytest.raises(TypeError, match="weight must be Float for Float maps, but is Double"):
+        ops.depthwise(x, weight.double(), 1, 1)
+    with pytest.raises(ValueError, match="does not give"):
+        ops.depthwise_backward_map(x, weight, 4, 4, 2, 1)
+    with pytest.raises(ValueError, match="does not give"):
+        ops.depthwise_backward_weight(x[:, :, :1], x, 3, 1, 1)
+
+
+def test_opcheck() -> None:
+    x, weight = torch.randn(2, 3, 4, 4), torch.randn(3, 1, 3, 3)
+    torch.library.opcheck(ops.depthwise.default, (x, weight, 1, 2))
+    torch.library.opcheck(ops.depthwise_backward_map.default, (x, weight, 4, 4, 1, 2))
+    torch.library.opcheck(ops.depthwise_backward_weight.default, (x, x, 3, 1, 2))
