@@ -78,7 +78,8 @@ class Trainer(Protocol):
     def evaluate(self, weights: Weights, *, images: int | None = None) -> tuple[float, float]:
         """Mean loss and accuracy in percent of the supernet with β = weights on the arch half.
 
-        `images` takes only so many, the first ones, in whole batches. Images are not augmented; batch statistics normalise, and running ones do not change.
+        `images` takes only so many, the first ones, in whole batches. Images are not augmented;
+        batch statistics normalise, and running ones do not change.
         """
         ...
 

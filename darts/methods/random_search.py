@@ -2,7 +2,7 @@
 
 Li, Talwalkar: Random Search and Reproducibility for Neural Architecture Search, UAI 2019. Each
 weight step trains one architecture drawn uniformly; afterwards `samples` architectures are drawn
-and the one with the highest supernet accuracy is taken (100, as in AutoDL-Projects'
+and the one with the highest supernet accuracy is taken (100 on 512 images, as in AutoDL-Projects'
 search-cell.py). With `--samples 1 --epochs 1` it is one architecture drawn uniformly, whose mean
 over seeds is the space's.
 """
