@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def make_batch(dtype: torch.dtype, n: int = 6, size: int = 8) -> tuple[Tensor, T
 
 def deviation(ours: Tensor, theirs: Tensor) -> float:
     """Relative to the norm of ``theirs``."""
-    return ((ours - theirs).norm() / theirs.norm().clamp_min(1e-6)).item()
+    return float((ours - theirs).norm() / theirs.norm().clamp_min(1e-6))
 
 
 def assert_close(ours: Tensor, theirs: Tensor, tolerance: float, what: str) -> None:
@@ -288,7 +288,7 @@ def test_gradients_do_not_depend_on_earlier_passes_over_the_graph() -> None:
     loss = F.cross_entropy(net(batch[0], weights), batch[1])
     parameters = list(net.parameters())
 
-    def pass_over(inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    def pass_over(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss, inputs, retain_graph=True)
 
     first = pass_over(parameters)
