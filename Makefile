@@ -12,7 +12,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 SOURCES := setup.py csrc/sources.txt $(shell find csrc/kernels csrc/torch -type f)
 OUT ?= runs/digits-edd
 
-.PHONY: search test test-fast lint ctest sanitize fuzz bench bench-operator bench-step wheel clean
+.PHONY: search test test-fast lint ctest sanitize fuzz bench bench-operator bench-mixture bench-step wheel clean
 
 search: $(EXTENSION)
 	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --warmup 10 \
@@ -45,10 +45,13 @@ sanitize: $(READY)
 fuzz: $(EXTENSION)
 	$(RUN) -m pytest tests/snsoftmax/test_fuzz.py --hypothesis-profile=fuzz
 
-bench: bench-operator bench-step
+bench: bench-operator bench-mixture bench-step
 
 bench-operator: $(EXTENSION)
 	$(RUN) -m bench.operator
+
+bench-mixture: $(EXTENSION)
+	$(RUN) -m bench.mixture
 
 bench-step: $(EXTENSION)
 	$(RUN) -m bench.step

@@ -12,11 +12,6 @@ out) at the bandwidth of a copy of one map, measured in the same run.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,36 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from snsoftmax import build_info, mixture
+from bench.timing import RESULTS, alternate, machine, timer, write_json
+from snsoftmax import mixture
 
 SHAPES = [(16, 32), (32, 16), (64, 8)]
 MAPS = [(2, 2), (4, 4), (6, 6)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def timer(device: torch.device) -> Callable[[], float]:
-    """Seconds, after all work given to the device is done."""
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return now
-
-
-def alternate(
-    functions: Sequence[Callable[[], object]], runs: int, now: Callable[[], float]
-) -> list[float]:
-    """Median seconds of each function, run in turn after a warm-up."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    for run in range(runs + 2):
-        for function, mine in zip(functions, seconds, strict=True):
-            start = now()
-            function()
-            if run >= 2:
-                mine.append(now() - start)
-    return [statistics.median(mine) for mine in seconds]
 
 
 def case(
@@ -128,7 +99,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=RESULTS / "mixture.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
@@ -152,13 +123,9 @@ def main() -> None:
             *(f"{floor:.2f}", f"{fused / floor:.2f}x"),
         )
     Console().print(table)
-    if options.json:
-        machine = platform.processor() or platform.machine()
-        record = {"build": build_info(), "machine": machine, "threads": options.threads}
-        record |= {"batch": options.batch, "device": str(device), "rows": rows}
-        partial = options.json.with_suffix(options.json.suffix + ".part")
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(partial, options.json)
+    record = {"machine": machine(device), "batch": options.batch, "rows": rows}
+    write_json(options.json, record)
+    print(f"written to {options.json}")
 
 
 if __name__ == "__main__":
