@@ -18,11 +18,14 @@ search: $(EXTENSION)
 	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --warmup 10 \
 	  --batch-size 64 --channels 8 --cells 1 --seed 0 --evaluate --out $(OUT)
 
+# One process a core, one thread each: the tests are many and small.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS)
+
 test: lint ctest $(EXTENSION)
-	$(RUN) -m pytest
+	$(PYTEST)
 
 test-fast: lint $(EXTENSION)
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -305,7 +305,8 @@ void row_forward(const T* a, T* p, int64_t size, Scalar<T> inverse_t, Scalar<T>*
   if (row_entropy) *row_entropy = entropy(std::log2(total.power), inverse_power, total.moment);
 }
 
-template <class T, bool kSmooth>
+/// kTilt: whether a gradient of the entropy came in; without it nothing needs z a second time.
+template <class T, bool kSmooth, bool kTilt>
 void row_backward(const T* g, const T* a, T* out, int64_t size, const Inverses<Scalar<T>>& inverse,
                   Scalar<T> tilt, Scalar<T>* e, Scalar<T>* q) {
   using S = Scalar<T>;
@@ -317,25 +318,28 @@ void row_backward(const T* g, const T* a, T* out, int64_t size, const Inverses<S
     const V gj = g ? get(g + j, n, S(0)) : V{};
     const V z = octaves(aj, top, inverse.t);
     const V p = exp2_nonpositive(z);
-    sharp.add(z, p, gj);
+    sharp.power += p;
+    sharp.dot += p * (kTilt ? gj - tilt * z : gj);
     store(e + j, p);
     if constexpr (kSmooth) {
-      const V z_st = octaves(aj, top, inverse.st);
-      const V p_st = exp2_nonpositive(z_st);
-      smooth.add(z_st, p_st, gj);
+      const V p_st = exp2_nonpositive(octaves(aj, top, inverse.st));
+      smooth.power += p_st;
+      smooth.dot += p_st * gj;
       store(q + j, p_st);
     }
   });
   const Sums<S> sums = across(sharp), sums_st = across(smooth);
-  const auto at_t = Jacobian<S>::of(sums, S(1) / sums.power, tilt, inverse.t);
+  const auto at_t = Jacobian<S>::of(sums, S(1) / sums.power, S(0), inverse.t);
   const auto at_st = Jacobian<S>::of(sums_st, S(1) / sums_st.power, S(0), inverse.st);
   each_vector<T>(size, [&](int64_t j, int64_t n) {
     const V gj = g ? get(g + j, n, S(0)) : V{};
-    const V z = octaves(get(a + j, n, S(-INFINITY)), top, inverse.t);
+    V z{};
+    if constexpr (kTilt) z = octaves(get(a + j, n, S(-INFINITY)), top, inverse.t);
+    const S slant = kTilt ? tilt : S(0);
     if constexpr (kSmooth) {
-      put(out + j, n, combine(z, load(e + j), load(q + j), gj, tilt, at_t, at_st));
+      put(out + j, n, combine(z, load(e + j), load(q + j), gj, slant, at_t, at_st));
     } else {
-      put(out + j, n, combine(z, load(e + j), gj, tilt, at_t));
+      put(out + j, n, combine(z, load(e + j), gj, slant, at_t));
     }
   });
 }
@@ -468,17 +472,17 @@ void forward_long(const SNSoftmaxArgs& args, const T* logits, T* probs, Scalar<T
   }
 }
 
-template <class T, bool kSmooth>
+template <class T, bool kSmooth, bool kTilt>
 void backward_long(const SNSoftmaxArgs& args, const T* grad, const Scalar<T>* grad_entropy,
                    const T* logits, T* out, int64_t begin, int64_t end) {
   const int64_t vectors = args.size / kLanes<T> + 1;
   Scalar<T>* const e = scratch<Scalar<T>>(2 * vectors);
   for (int64_t row = begin; row < end; ++row) {
     const int64_t offset = row * args.size;
-    const Scalar<T> tilt = grad_entropy ? grad_entropy[row] * Constants<Scalar<T>>::ln2 : 0;
-    row_backward<T, kSmooth>(grad ? grad + offset : nullptr, logits + offset, out + offset,
-                             args.size, row_inverses<Scalar<T>>(args, row), tilt, e,
-                             e + vectors * kLanes<T>);
+    const Scalar<T> tilt = kTilt ? grad_entropy[row] * Constants<Scalar<T>>::ln2 : 0;
+    row_backward<T, kSmooth, kTilt>(grad ? grad + offset : nullptr, logits + offset, out + offset,
+                                    args.size, row_inverses<Scalar<T>>(args, row), tilt, e,
+                                    e + vectors * kLanes<T>);
   }
 }
 
@@ -547,7 +551,8 @@ void backward(const SNSoftmaxArgs& args, const void* grad, const void* grad_entr
       if (args.inner > 1) {
         backward_strided<T, kSmooth>(args, g, gh, a, out, begin, end);
       } else if (args.size > kShortRow) {
-        backward_long<T, kSmooth>(args, g, gh, a, out, begin, end);
+        const auto rows = gh ? backward_long<T, kSmooth, true> : backward_long<T, kSmooth, false>;
+        rows(args, g, gh, a, out, begin, end);
       } else {
         with_size(args.size, [&](auto size) {
           backward_short<T, decltype(size)::value, kSmooth>(args, g, gh, a, out, begin, end);

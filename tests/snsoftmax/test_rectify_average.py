@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,8 +36,8 @@ def test_both_directions(shape: tuple[int, ...], dtype: torch.dtype, readers: in
     rectified, averaged = ops.rectify_average(x, True, True)
     assert torch.equal(rectified, x.relu())
     wide = x.double().requires_grad_()
-    tolerance = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
-    torch.testing.assert_close(averaged.double(), average(wide), **tolerance)
+    close = partial(torch.testing.assert_close, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    close(averaged.double(), average(wide))
 
     identity, averages = ([random_map(shape, dtype) for _ in range(n)] for n in (2, 3))
     through_relu = [random_map(shape, dtype) for _ in range(readers)]
@@ -49,7 +51,7 @@ def test_both_directions(shape: tuple[int, ...], dtype: torch.dtype, readers: in
     for g in through_relu:
         value = value + (wide.relu() * g.double()).sum()
     (expected,) = torch.autograd.grad(value, wide)
-    torch.testing.assert_close(grad.double(), expected, **tolerance)
+    close(grad.double(), expected)
 
 
 def test_parts_that_are_not_asked_for() -> None:
