@@ -68,10 +68,14 @@ $(READY): pyproject.toml
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel build
 	$(RUN) -m pip install --quiet "torch>=2.10" torchvision numpy ninja "pybind11>=2.12"
 	$(RUN) -m pip install --no-build-isolation --config-settings editable_mode=compat -e ".[dev]"
-	mkdir -p build && touch $(READY) $(EXTENSION)
+	touch $(READY)
 
+# The installation above has built it already; later it is rebuilt where a source is newer.
 $(EXTENSION): $(READY) $(SOURCES)
-	$(RUN) setup.py build_ext --inplace
+	@set -- snsoftmax/_C*.so; \
+	if [ ! -e "$$1" ] || [ -n "$$(find $(SOURCES) -newer "$$1")" ]; then \
+	  $(RUN) setup.py build_ext --inplace; \
+	fi
 	mkdir -p build && touch $(EXTENSION)
 
 clean:
