@@ -1,0 +1,57 @@
+"""What a user reads when the extension is missing or cannot be built as asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(cwd), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_import_without_extension_says_what_to_run(tmp_path: Path) -> None:
+    shutil.copytree(
+        ROOT / "snsoftmax", tmp_path / "snsoftmax", ignore=shutil.ignore_patterns("*.so")
+    )
+    result = run("-c", "import snsoftmax", cwd=tmp_path)
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert 'pip install --no-build-isolation -e ".[dev]"' in last
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("2", "SNSOFTMAX_CUDA must be 0 or 1, got '2'."),
+        ("1", "SNSOFTMAX_CUDA=1 cannot be met: "),
+    ],
+)
+def test_impossible_cuda_is_refused_in_one_sentence(
+    value: str, sentence: str, tmp_path: Path
+) -> None:
+    environment = {"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path), "SNSOFTMAX_CUDA": value}
+    result = run("setup.py", "--name", cwd=ROOT, **environment)
+    assert result.returncode != 0
+    assert result.stderr.strip().splitlines()[-1].startswith(sentence)
+
+
+def test_without_nvcc_the_cpu_build_goes_on(tmp_path: Path) -> None:
+    environment = {"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path), "SNSOFTMAX_CUDA": ""}
+    result = run("setup.py", "--name", cwd=ROOT, **environment)
+    assert result.returncode == 0
+    assert "Building without CUDA: " in result.stdout
