@@ -9,11 +9,7 @@ turns in one process; medians are reported.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from bench.timing import RESULTS, machine, write_json
 from darts.spaces import DARTS, NB201, Space
 from darts.step import Batch, arch_step, weight_step
 from darts.supernet import build_supernet, live_operations
@@ -295,7 +292,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, help="a checkout of AutoDL-Projects")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--skip-darts", action="store_true", help="leave out the DARTS space")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/step.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "step.json")
     arguments = parser.parse_args()
     if arguments.peer is not None and not (arguments.peer / "xautodl").is_dir():
         parser.error(f"--peer {arguments.peer} has no xautodl folder")
@@ -342,18 +339,8 @@ def main() -> None:
         print_rows("DARTS space, C=16, 8 cells, batch 64", rows)
         report["darts"] = [asdict(row) for row in rows]
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
-    report["machine"] = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": commit.strip(),
-        "rounds": arguments.rounds,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(report, indent=1))
-    os.replace(temporary, arguments.out)
+    report["machine"] = {**machine(torch.device("cpu")), "rounds": arguments.rounds}
+    write_json(arguments.out, report)
     print(f"\nwritten to {arguments.out}")
 
 
