@@ -80,6 +80,26 @@ def derive(space: Space, weights: Mapping[str, Tensor]) -> Genotype:
     )
 
 
+def discrete(space: Space, genotype: Genotype) -> dict[str, Tensor]:
+    """The β that is ``genotype``: 1 for each chosen operation, 0 elsewhere.
+
+    The supernet with these weights is the pruned network of Fig. 4B.
+
+    Returns:
+        Float32 [edges, operations] for each cell type, on the CPU.
+    """
+    import torch
+
+    weights = {}
+    for name, cell in space.cells.items():
+        beta = torch.zeros(cell.shape)
+        for operation, *edge in genotype.cell(name):
+            row = cell.edges.index((edge[0], edge[1]))
+            beta[row, cell.candidates[row].index(operation)] = 1
+        weights[name] = beta
+    return weights
+
+
 def _strongest_operations(cell: Cell, rows: list[list[float]]) -> tuple[Choice, ...]:
     return tuple(
         Choice(candidates[max(range(len(row)), key=row.__getitem__)], *edge)

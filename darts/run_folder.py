@@ -40,7 +40,11 @@ class EpochRecord(TypedDict, total=False):
     arch_loss: float
     arch_accuracy: float
     """Of the supernet on the half for the architecture, in percent."""
+    discrete_accuracy: float
+    """Of the derived architecture, pruned out of the supernet, on the same half (Fig. 4B)."""
     seconds: float
+    cpu_seconds: float
+    """Processor time of all threads since the epoch began or was resumed."""
     genotype: str
     """Architecture derived at the end of the epoch (Eq. 2), in the official text format."""
     weights: dict[str, list[list[float]]]

@@ -26,7 +26,7 @@ from darts.data import (
 from darts.divergence import check_finite
 from darts.errors import UserError
 from darts.figures import save_run
-from darts.genotype import Genotype
+from darts.genotype import Genotype, discrete
 from darts.methods import Step, Weights, get_method
 from darts.nb201 import Row, Table
 from darts.run_folder import EpochRecord, RunFolder
@@ -240,7 +240,7 @@ class Search:
 
     def run_epoch(self) -> dict[str, Any]:
         """One epoch of steps and the method's decisions; gives its record."""
-        start = time.perf_counter() - self.seconds
+        start, worked = time.perf_counter() - self.seconds, time.process_time()
         steps, done = self.batches.steps, self.batches.position
         if not done:
             self.method.begin_epoch(self.epoch)
@@ -262,6 +262,7 @@ class Search:
         self.method.end_epoch(self)
         record = self.record(losses)
         record["seconds"] = time.perf_counter() - start
+        record["cpu_seconds"] = time.process_time() - worked
         self.epoch += 1
         self.losses, self.seconds = [], 0.0
         return record
@@ -363,13 +364,18 @@ class Search:
         weight_loss, weight_correct, arch_loss, arch_correct = losses.double().mean(0).tolist()
         size = self.config.data.batch_size
         scores = self.method.scores()
-        genotype = str(self.space.derive(scores))
+        found = self.space.derive(scores)
+        pruned = {
+            cell: beta.to(self.config.device) for cell, beta in discrete(self.space, found).items()
+        }
+        genotype = str(found)
         record = {
             "epoch": self.epoch,
             "temperature": float(self.method.temperature),
             "entropy": float(torch.cat(list(self.method.entropies().values())).mean()),
             "weight_loss": weight_loss,
             "weight_accuracy": 100 * weight_correct / size,
+            "discrete_accuracy": self.evaluate(pruned)[1],
             "genotype": genotype,
             "weights": {cell: beta.tolist() for cell, beta in scores.items()},
         }

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts.genotype import Choice, Genotype, derive, genotype_string
+from darts.genotype import Choice, Genotype, derive, discrete, genotype_string
 from darts.spaces import DARTS, NB201, S1, S4, SPACES
 from darts.spaces.nb201 import OPERATIONS
 
@@ -100,3 +100,16 @@ def test_s4_may_choose_noise() -> None:
 def test_malformed_text_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Genotype.parse(text)
+
+
+@given(st.integers(0, 2**31), st.sampled_from(sorted(SPACES)))
+def test_discrete_weights_derive_their_genotype(seed: int, name: str) -> None:
+    space = SPACES[name]
+    generator = torch.Generator().manual_seed(seed)
+    weights = {n: torch.rand(c.shape, generator=generator) for n, c in space.cells.items()}
+    genotype = space.derive(weights)
+    pruned = discrete(space, genotype)
+    space.check(pruned)
+    assert space.derive(pruned) == genotype
+    chosen = sum(len(choices) for _, choices in genotype.cells)
+    assert sum(float(beta.sum()) for beta in pruned.values()) == chosen

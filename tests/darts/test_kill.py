@@ -47,7 +47,7 @@ def wait_for_checkpoint(out: Path, number: int, process: subprocess.Popen[str]) 
 
 def outcome(out: Path) -> tuple[list[dict[str, Any]], str, dict[str, torch.Tensor]]:
     run = RunFolder.open(out)
-    records = [{k: v for k, v in r.items() if k != "seconds"} for r in run.records()]
+    records = [{k: v for k, v in r.items() if "seconds" not in k} for r in run.records()]
     weights = torch.load(out / "weights.pt", weights_only=True)
     return records, (out / "genotype.txt").read_text(), weights
 
