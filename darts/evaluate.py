@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
@@ -188,6 +189,16 @@ class Evaluation:
     top5: list[float]
     """One value a seed."""
     folder: Path | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `result.json` in the run folder has it."""
+        return {
+            "genotype": str(self.genotype),
+            "parameters": self.parameters,
+            "multiply_adds": self.multiply_adds,
+            "top1": self.top1,
+            "top5": self.top5,
+        }
 
     def summary(self) -> str:
         """One line for the terminal."""
@@ -439,7 +450,7 @@ def evaluate(
                 training = Training(config, images, config.seed + len(finished), checkpoints)
             keeper.save()
     parameters, multiply_adds = cost(config, images)
-    return Evaluation(
+    evaluation = Evaluation(
         parse(config.genotype),
         parameters,
         multiply_adds,
@@ -447,6 +458,9 @@ def evaluate(
         [top5 for _, top5 in finished],
         folder.path if folder else None,
     )
+    if folder:
+        folder.write_text("result.json", json.dumps(evaluation.as_dict(), indent=1) + "\n")
+    return evaluation
 
 
 def load_config_data(config: EvaluationConfig) -> Data:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import json
 import math
 import os
 import signal
@@ -159,6 +160,8 @@ def test_stops_at_a_signal_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
             run("parts", [stop], resume=True)
     parts = run("parts", [-1], resume=True)
     assert dataclasses.replace(parts, folder=None) == dataclasses.replace(whole, folder=None)
+    assert parts.folder is not None
+    assert json.loads((parts.folder / "result.json").read_text()) == parts.as_dict()
     logs = [
         [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         for name in ("whole", "parts")
