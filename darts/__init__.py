@@ -4,12 +4,13 @@ from darts.genotype import Genotype, genotype_string
 from darts.network import build_network
 from darts.recipes import configure
 from darts.search import Callback, Result, Search, search
-from darts.spaces import SPACES, Space, get_space
+from darts.spaces import SPACES, Cell, Space, get_space
 from darts.supernet import Supernet, build_supernet
 
 __all__ = [
     "SPACES",
     "Callback",
+    "Cell",
     "Genotype",
     "Result",
     "Search",

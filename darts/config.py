@@ -103,8 +103,10 @@ class ArchConfig:
 class SearchConfig:
     """Everything that decides a search; `darts.search(config)` runs it."""
 
-    method: str = setting("edd", "search method (python -m darts methods)")
-    space: str = setting("nb201", "search space")
+    method: str = setting("edd", "search method (python -m darts methods), or MODULE:NAME")
+    space: str = setting(
+        "nb201", "search space (nb201, darts, s1 to s4, ...-without-none), or MODULE:NAME"
+    )
     recipe: str = setting("", "named bundle of training settings; empty = the method's own")
     epochs: int = setting(50, "epochs of the search", at_least=1)
     seed: int = setting(0, "seed of every random generator", at_least=0)

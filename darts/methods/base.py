@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from darts.config import ConfigError, SearchConfig, build, nearest
+from darts.plugins import imported
 from darts.step import Outcome, frozen
 from snsoftmax import sn_softmax
 
@@ -345,7 +346,12 @@ def register(name: str, summary: str) -> Callable[[M], M]:
 
 
 def get_method(name: str) -> type[Method]:
-    """The method class called `name`; ConfigError names the nearest one."""
-    if name not in METHODS:
-        raise ConfigError(f"method {name!r} is unknown{nearest(name, METHODS)}")
-    return METHODS[name]
+    """The method class called `name`, or `MODULE:NAME` for one that MODULE registers.
+
+    Raises:
+        UserError: there is no such method (the nearest is named) or no such module.
+    """
+    own = imported(name, "method")
+    if own not in METHODS:
+        raise ConfigError(f"method {own!r} is unknown{nearest(own, METHODS)}")
+    return METHODS[own]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from darts.operations import OPERATIONS
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -44,6 +46,11 @@ class Cell:
             raise ValueError("candidates: every edge must have the same number of operations")
         if any(source >= target or target < self.inputs for source, target in self.edges):
             raise ValueError(f"edges: {self.edges} must lead from a node to a later, inner one")
+        for operation in {name for row in self.candidates for name in row}:
+            if operation not in OPERATIONS:
+                raise ValueError(
+                    f"candidates: {operation!r} is not one of {', '.join(sorted(OPERATIONS))}"
+                )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -72,8 +79,9 @@ class Cell:
 class Space:
     """A search space: its cell types and the skeleton that they fill.
 
-    ``skeleton`` is ``"nb201"`` (three stages of stacked cells with residual blocks between them)
-    or ``"darts"`` (two-input cells, reduction cells at one and two thirds of the depth).
+    ``skeleton`` is ``"nb201"`` (three stages of stacked cells, named ``"cell"``, with residual
+    blocks between them) or ``"darts"`` (two-input cells of four inner nodes, ``"normal"`` and
+    ``"reduce"``, the latter at one and two thirds of the depth).
     """
 
     name: str
@@ -83,6 +91,9 @@ class Space:
     def __post_init__(self) -> None:
         if self.skeleton not in ("nb201", "darts"):
             raise ValueError(f"skeleton={self.skeleton!r} must be 'nb201' or 'darts'")
+        names = ["cell"] if self.skeleton == "nb201" else ["normal", "reduce"]
+        if sorted(self.cells) != names:
+            raise ValueError(f"cells {sorted(self.cells)} must be {names} for {self.skeleton!r}")
 
     def derive(self, weights: Mapping[str, Tensor]) -> Genotype:
         """The discrete architecture of β (Eq. 2), one [edges, operations] tensor per cell type."""

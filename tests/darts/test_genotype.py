@@ -86,7 +86,7 @@ def test_s4_may_choose_noise() -> None:
     ("text", "complaint"),
     [
         ("nor_conv_3x3", "must be an NB201 string"),
-        ("|nor_conv_3x3~0|+|none~0|none~1|", "has other edges"),
+        ("|nor_conv_3x3~0|+|none~0|none~2|", "leads to an earlier node"),
         ("|conv~0|+|none~0|none~1|+|none~0|none~1|none~2|", "'conv' is not one of"),
         ("|none~0|+none~0|", "is not of the form"),
         ("Genotype(normal=[])", "must have 8 pairs"),

@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from darts.spaces import DARTS, DARTS_WITHOUT_NONE, NB201, S1, S2, S3, S4, SPACES, Cell, get_space
+from darts.spaces import (
+    DARTS,
+    DARTS_WITHOUT_NONE,
+    NB201,
+    S1,
+    S2,
+    S3,
+    S4,
+    SPACES,
+    Cell,
+    Space,
+    get_space,
+)
 
 
 def test_nb201_has_15625_architectures() -> None:
@@ -81,6 +93,11 @@ def test_malformed_tables_are_refused() -> None:
         Cell(1, ((0, 1), (0, 2)), (("none",), ("none", "skip_connect")))
     with pytest.raises(ValueError, match="later, inner one"):
         Cell(1, ((1, 1),), (("none",),))
+    with pytest.raises(ValueError, match="'conv_3x3' is not one of avg_pool_3x3"):
+        Cell(1, ((0, 1),), (("conv_3x3",),))
+    cell = Cell(1, ((0, 1),), (("none",),))
+    with pytest.raises(ValueError, match=r"cells \['mine'\] must be \['cell'\]"):
+        Space("mine", "nb201", {"mine": cell})
 
 
 def test_weights_of_another_shape_are_refused() -> None:
