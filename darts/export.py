@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from darts.data import Folders
 from darts.errors import UserError
-from darts.evaluate import configure, load_config_data, parse
+from darts.evaluate import load_config_data
+from darts.evaluation_config import configure, parse
 from darts.network import build_network
 from darts.run_folder import RunFolder, atomic_write
 

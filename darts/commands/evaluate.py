@@ -12,7 +12,8 @@ from typing import Any
 
 from darts import options
 from darts.checkpoint import Stopped
-from darts.evaluate import EvaluationConfig, configure, evaluate
+from darts.evaluate import evaluate
+from darts.evaluation_config import EvaluationConfig, configure
 
 FLAGS = {
     "data": "data.source",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from darts.evaluate import parse
+from darts.evaluation_config import parse
 from darts.nb201 import DATASETS, SIZE, TITLES, Table
 from darts.nb201_import import import_official
 

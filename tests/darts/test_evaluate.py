@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import json
 import math
 import os
 import signal
@@ -15,7 +14,8 @@ import torch
 from darts.checkpoint import Stopped
 from darts.data import ImageSet, load
 from darts.errors import UserError
-from darts.evaluate import Evaluation, EvaluationConfig, Training, configure, cost, evaluate, parse
+from darts.evaluate import Evaluation, Training, configure, cost, evaluate
+from darts.evaluation_config import EvaluationConfig, parse
 from darts.nb201 import RESNET, Table
 from darts.network import TwoInputNetwork
 
