@@ -1,7 +1,8 @@
 """Run a study: methods x settings x seeds, and one table of results.
 
-The file names out, methods, seeds and, if wanted, base and settings. Finished cells are never run
-again; the same command goes on with a study that was interrupted.
+The file, or the name of one in the folder studies, names out, methods, seeds and, if wanted, base,
+settings, evaluate and profiles. Finished cells are never run again; the same command goes on with a
+study that was interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from darts.study import markdown, read_study, run_on_ray, run_study
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and where to run."""
-    parser.add_argument("file", metavar="FILE.yaml", help="the study")
+    parser.add_argument("file", metavar="STUDY", help="a file, or a name such as table1")
+    parser.add_argument("--profile", default="", help="which of the file's profiles to run")
     parser.add_argument(
         "--workers", type=int, default=1, help="searches at a time [1]; Ray decides itself"
     )
@@ -32,12 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run what is left and print the table."""
     if arguments.workers < 1:
         raise UserError(f"workers={arguments.workers} must be at least 1.")
-    study = read_study(arguments.file)
-    rows = run_study(
+    study = read_study(arguments.file, arguments.profile)
+    results = run_study(
         study,
         workers=arguments.workers if arguments.ray is None else len(study.cells),
         report=lambda line: print(line, file=sys.stderr, flush=True),
         run=None if arguments.ray is None else run_on_ray(arguments.ray),
     )
-    print(markdown(rows), end="")
+    print(markdown(results), end="")
     return 0

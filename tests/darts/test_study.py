@@ -13,9 +13,11 @@ import yaml
 
 from darts.cli import main
 from darts.errors import UserError
+from darts.nb201 import PUBLISHED
 from darts.run_folder import RunFolder
 from darts.study import Cell, Study, markdown, read_study, run_cell, run_on_ray, run_study, table
 
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
 BASE = {
     "epochs": 2,
     "data": {"batch_size": 64},
@@ -41,7 +43,8 @@ def pretend(cell: Cell, accuracy: float = 90.0) -> bool:
     """What a search leaves behind."""
     run = RunFolder.create(cell.folder, cell.config)
     looked_up = {"cifar10": accuracy + cell.seed, "cifar100": 70.0, "imagenet16_120": 40.0}
-    run.append({"epoch": 0, "entropy": 0.5, "arch_accuracy": 60.0, "nb201": looked_up})
+    record = {"epoch": 0, "temperature": 1.0, "entropy": 0.5, "discrete_accuracy": 60.0}
+    run.append({**record, "cpu_seconds": 7.0, "nb201": looked_up})
     run.write_genotype("|none~0|")
     run.write_weights({})
     return True
@@ -70,6 +73,9 @@ def test_cells_are_all_combinations(tmp_path: Path) -> None:
         ({"methods": ["eddd"]}, "'eddd' is unknown"),
         ({"base": {"epoch": 3}}, "did you mean 'epochs'"),
         ({"settings": {"a": {"options": {"lamb": 1}}}}, "'options.lamb'"),
+        ({"evaluate": {"C10": {"recipe": "dart"}}}, "did you mean 'darts'"),
+        ({"methods": [{"name": "edd"}]}, "names no method"),
+        ({"methods": [{"method": "edd", "paper": {"cifar": 1}}]}, "did you mean 'cifar10'"),
     ],
 )
 def test_wrong_file_is_one_sentence(
@@ -90,13 +96,14 @@ def test_finished_cells_are_never_run_again(tmp_path: Path) -> None:
         ran.append(cell.folder.name)
         return pretend(cell) if len(ran) != 3 else False
 
-    with pytest.raises(UserError, match=r"1 cells are not finished \(darts-v1-seed0\)"):
+    with pytest.raises(UserError, match=r"1 cells are not finished \(edd-seed1\)"):
         run_study(study, run=run, report=lambda line: None)
-    rows = run_study(study, run=run, report=lambda line: None)
-    assert ran == ["edd-seed0", "edd-seed1", "darts-v1-seed0", "darts-v1-seed1", "darts-v1-seed0"]
-    assert run_study(study, run=run, report=lambda line: None) == rows
+    results = run_study(study, run=run, report=lambda line: None)
+    assert ran == ["edd-seed0", "darts-v1-seed0", "edd-seed1", "darts-v1-seed1", "edd-seed1"]
+    assert run_study(study, run=run, report=lambda line: None) == results
     assert len(ran) == 5
-    assert json.loads((study.out / "table.json").read_text()) == rows
+    assert json.loads((study.out / "study.json").read_text()) == results
+    assert (study.out / "study.md").read_text() == markdown(results)
 
 
 def test_changed_configuration_is_refused(tmp_path: Path) -> None:
@@ -107,20 +114,75 @@ def test_changed_configuration_is_refused(tmp_path: Path) -> None:
 
 
 def test_table_has_mean_deviation_and_the_honest_lines(tmp_path: Path) -> None:
-    study = read_study(write(tmp_path, seeds=[0, 1, 2]))
+    paper = {"cifar10": [93.8, 0.33], "seconds": 7392}
+    entry = {"name": "EDD", "method": "edd", "paper": paper}
+    study = read_study(write(tmp_path, methods=[entry, "darts-v1"], seeds=[0, 1, 2]))
     for cell in study.cells[:4]:
         pretend(cell)
-    rows = table(study)
-    assert [(row["name"], row["finished"]) for row in rows] == [("edd", 3), ("darts-v1", 1)]
-    assert rows[0]["nb201_cifar10"] == {"mean": 91.0, "std": 1.0}
-    assert rows[1]["nb201_cifar10"] == {"mean": 90.0, "std": None}
-    lines = markdown(rows).splitlines()
-    assert (
-        lines[2]
-        == "| edd | 3/3 | 0.50 ± 0.00 | 60.00 ± 0.00 | 91.00 ± 1.00 | 70.00 ± 0.00 | 40.00 ± 0.00 |"
-    )
-    assert lines[3] == "| darts-v1 | 1/3 | 0.50 | 60.00 | 90.00 | 70.00 | 40.00 |"
-    assert "| *all-skip collapse* | |  |  | 54.30 | 15.61 | 16.32 |" in lines
+    results = table(study)
+    first, second = results["rows"]
+    assert (first["name"], first["cells"], len(first["runs"])) == ("EDD", 3, 3)
+    assert (first["mean"]["cifar10"], first["std"]["cifar10"]) == (91.0, 1.0)
+    assert (second["mean"]["cifar10"], second["std"]) == (90.0, {})
+    assert first["runs"][2]["trajectory"]["cifar10"] == [92.0]
+    results["references"] = PUBLISHED  # there is no table of NAS-Bench-201 here
+    assert markdown(results).splitlines()[:5] == [
+        "| | seeds | H(β) | pruned % | CIFAR-10 % | paper | CIFAR-100 % | ImageNet16-120 % | s | "
+        "paper |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| EDD | 3/3 | 0.50 ± 0.00 | 60.00 ± 0.00 | 91.00 ± 1.00 | 93.80 ± 0.33 | 70.00 ± 0.00 | "
+        "40.00 ± 0.00 | 7.00 ± 0.00 | 7392 |",
+        "| darts-v1 | 1/3 | 0.50 | 60.00 | 90.00 |  | 70.00 | 40.00 | 7.00 |  |",
+        "| *optimum* | |  |  | 94.37 |  | 73.51 | 47.31 |  |  |",
+    ]
+
+
+PROFILES = {
+    "full": {"base": {"epochs": 50}},
+    "small": {"base": {"epochs": 1}, "seeds": [3], "evaluate": {"C10": {}}},
+}
+
+
+def test_profile_changes_what_the_file_says(tmp_path: Path) -> None:
+    path = write(tmp_path, profiles=PROFILES)
+    full, small = read_study(path, "full"), read_study(path, "small")
+    assert [cell.config["epochs"] for cell in full.cells] == [50] * 4
+    assert [cell.config["epochs"] for cell in small.cells] == [1, 1]
+    assert {cell.seed for cell in small.cells} == {3}
+    assert list(small.cells[0].evaluations) == ["C10"]
+    with pytest.raises(UserError, match="needs a profile; valid are: full, small"):
+        read_study(path)
+    with pytest.raises(UserError, match="profile 'smal' is unknown; did you mean 'small'"):
+        read_study(path, "smal")
+
+
+def test_entry_has_its_own_name_folder_seeds_and_settings(tmp_path: Path) -> None:
+    entry = {"name": "st ≡ 1", "id": "mine", "method": "edd", "seeds": 1, "epochs": 3}
+    cells = read_study(write(tmp_path, methods=[entry, "edd"])).cells
+    assert [cell.folder.name for cell in cells] == ["mine-seed0", "edd-seed0", "edd-seed1"]
+    assert (cells[0].row, cells[0].config["epochs"]) == ("st ≡ 1", 3)
+    with pytest.raises(UserError, match="two rows share edd-seed0; give one of them an id"):
+        read_study(write(tmp_path, methods=["edd", {"method": "edd", "epochs": 3}]))
+
+
+def test_study_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "study.yaml").rename(tmp_path / "studies" / "mine.yaml")
+    assert read_study("mine").name == "mine"
+    with pytest.raises(UserError, match="'table99' is neither a file nor one of studies"):
+        read_study("table99")
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_studies_of_the_project_are_valid(file: Path) -> None:
+    profiles = yaml.safe_load(file.read_text())["profiles"]
+    for profile in profiles:
+        study = read_study(file, profile)
+        assert study.title.startswith(study.name[:-1].capitalize())
+        if profile == "full" and study.name.startswith("table"):
+            assert any(cell.paper for cell in study.cells)
 
 
 def descendants(pid: int) -> list[int]:
@@ -185,11 +247,11 @@ def test_ray_replaces_a_killed_worker(tmp_path: Path, monkeypatch: pytest.Monkey
     run = run_on_ray("")
     thread = kill_once(study.cells[0], name="ray::there", done=done)
     try:
-        rows = run_study(study, run=run, report=lambda line: None)
+        results = run_study(study, run=run, report=lambda line: None)
     finally:
         done.set()
         thread.join()
         ray.shutdown()
     assert thread.killed  # type: ignore[attr-defined]
-    assert rows[0]["finished"] == 1
+    assert len(results["rows"][0]["runs"]) == 1
     assert len(RunFolder.open(study.cells[0].folder).records()) == 2
