@@ -8,16 +8,14 @@ All variants draw from the same 5,120 random images of 3x32x32 and take turns, a
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bench.timing import RESULTS, alternate, machine, timer, write_json
+from bench.timing import alternate, device_and_target, machine, option_parser, timer, write_json
 from darts.data import Batches, ImageSet
 
 COUNT = 5120
@@ -95,18 +93,8 @@ def variants(size: int, device: torch.device) -> dict[str, Callable[[], None]]:
 
 def main() -> None:
     """Measure every batch size, print the table, write JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--runs", type=int, default=5, help="timed epochs of each variant")
-    parser.add_argument("--json", type=Path, help="default: bench/results/data-DEVICE.json")
-    options = parser.parse_args()
-    device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: this machine has no usable GPU.")
+    options = option_parser("data", __doc__, runs=5).parse_args()
+    device, target = device_and_target(options)
     rows = []
     print(f"{'batch':>5}  {'variant':24}{'ms a batch':>12}{'ratio':>8}")
     for size in BATCHES:
@@ -117,7 +105,6 @@ def main() -> None:
             ratio = epoch / seconds[0]
             rows.append({"batch": size, "variant": name, "milliseconds": milliseconds})
             print(f"{size:5}  {name:24}{milliseconds:12.3f}{ratio:8.1f}")
-    target = options.json or RESULTS / f"data-{device.type}.json"
     write_json(target, {**machine(device), "images": COUNT, "rows": rows})
     print(target)
 

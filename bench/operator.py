@@ -12,7 +12,6 @@ are also replayed as a CUDA graph.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.timing import RESULTS, alternate, machine, timer, write_json
+from bench.timing import alternate, device_and_target, machine, option_parser, timer, write_json
 from snsoftmax import reference, sn_softmax
 
 T, SCALE = 1e-3, 100.0
@@ -178,20 +177,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Measure every case, print the table, write JSON and plot."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.operator",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--runs", type=int, default=11, help="timed rounds of each variant")
-    parser.add_argument("--json", type=Path, help="default: bench/results/operator-DEVICE.json")
+    parser = option_parser("operator", __doc__, runs=11)
     parser.add_argument("--plot", type=Path, help="default: the JSON's name with .png")
     options = parser.parse_args()
-    device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: this machine has no usable GPU.")
-    target = options.json or RESULTS / f"operator-{device.type}.json"
+    device, target = device_and_target(options)
     rows = [
         row
         for dtype in DTYPES

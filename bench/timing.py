@@ -1,7 +1,8 @@
-"""What every benchmark shares: alternating medians, the machine's description, atomic JSON."""
+"""What every benchmark shares: options, alternating medians, the machine, atomic JSON."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -18,6 +19,32 @@ import torch
 from snsoftmax import build_info
 
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def option_parser(name: str, description: str | None, *, runs: int) -> argparse.ArgumentParser:
+    """Options of the benchmark `bench.NAME`: --device, --runs (by default `runs`) and --json."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m bench.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--runs", type=int, default=runs, help=f"timed rounds [{runs}]")
+    parser.add_argument("--json", type=Path, help=f"result [bench/results/{name}-DEVICE.json]")
+    parser.set_defaults(name=name)
+    return parser
+
+
+def device_and_target(options: argparse.Namespace) -> tuple[torch.device, Path]:
+    """Where to measure and where to write, as the options of `option_parser` say.
+
+    Raises:
+        SystemExit: a GPU is asked for and there is none.
+    """
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: this machine has no usable GPU.")
+    return device, options.json or RESULTS / f"{options.name}-{device.type}.json"
 
 
 def timer(device: torch.device) -> Callable[[], float]:
