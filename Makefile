@@ -12,7 +12,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 SOURCES := setup.py csrc/sources.txt $(shell find csrc/kernels csrc/torch -type f)
 OUT ?= runs/digits-edd
 
-.PHONY: search test test-fast lint ctest sanitize fuzz bench bench-operator bench-mixture bench-step wheel clean
+.PHONY: search test test-fast lint ctest sanitize fuzz bench bench-operator bench-mixture bench-step wheel wheel-test clean
 
 search: $(EXTENSION)
 	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --warmup 10 \
@@ -59,8 +59,32 @@ bench-mixture: $(EXTENSION)
 bench-step: $(EXTENSION)
 	$(RUN) -m bench.step
 
+# A wheel in dist/ for the PyTorch of $(VENV), or for each release in TORCH="2.13.0 2.14.1", built
+# against that release; with the CUDA kernels where nvcc and that PyTorch's CUDA agree.
+# build/lib.* goes first: modules that are no longer there would be packed with the rest.
 wheel: $(READY)
+ifndef TORCH
+	rm -rf build/lib.*
 	$(RUN) -m build --wheel --no-isolation
+endif
+	set -e; for release in $(TORCH); do \
+	  rm -rf build/lib.*; \
+	  mkdir -p build; echo "torch==$$release" > build/constraint.txt; \
+	  PIP_CONSTRAINT=$(abspath build/constraint.txt) $(RUN) -m build --wheel; \
+	done
+
+# The operators' tests from each of those wheels, away from the sources. The wheel comes without what
+# only darts needs.
+wheel-test: wheel
+	set -e; for release in $(TORCH); do \
+	  rm -rf build/wheel-test; $(PYTHON) -m venv build/wheel-test; cp -r tests build/wheel-test; \
+	  (cd build/wheel-test; \
+	  bin/python -m pip install --quiet "torch==$$release" numpy pytest pytest-xdist hypothesis; \
+	  bin/python -m pip install --quiet --no-deps ../../dist/snsoftmax-*+torch$${release%.*}*.whl; \
+	  OMP_NUM_THREADS=1 bin/python -m pytest -n $(JOBS) tests/snsoftmax \
+	    --ignore tests/snsoftmax/test_build.py --ignore tests/snsoftmax/test_depthwise.py); \
+	  rm -rf build/wheel-test; \
+	done
 
 # The environment: PyTorch first, since the build compiles against it.
 $(READY): pyproject.toml
@@ -79,4 +103,4 @@ $(EXTENSION): $(READY) $(SOURCES)
 	mkdir -p build && touch $(EXTENSION)
 
 clean:
-	rm -rf build dist *.egg-info snsoftmax/*.so
+	rm -rf build dist *.egg-info snsoftmax/*.so snsoftmax/_built_for.json

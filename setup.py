@@ -3,10 +3,15 @@
 The CUDA part is built whenever nvcc is found and this PyTorch is a CUDA build, whether or not a
 GPU is present; SNSOFTMAX_CUDA=0 or 1 forces it off or on, TORCH_CUDA_ARCH_LIST overrides the
 architectures.
+
+Autograd in C++ is no part of PyTorch's stable ABI, so a build serves one PyTorch release. It says
+which: in its version (0.1.0+torch2.14, with CUDA 0.1.0+torch2.14.cu130), in what it requires, and
+in snsoftmax/_built_for.json, which is read before the extension is loaded.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -20,6 +25,17 @@ import torch
 from setuptools import setup
 from torch.utils import cpp_extension
 
+VERSION = "0.1.0"
+TORCH = ".".join(torch.__version__.split(".")[:2])
+DEPENDENCIES = [
+    f"torch=={TORCH}.*",
+    "torchvision",
+    "numpy",
+    "rich",
+    "matplotlib",
+    "scikit-learn",
+    "pyyaml",
+]
 ROOT = Path(__file__).resolve().parent
 KERNELS = Path("csrc/kernels")
 CUDA_ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
@@ -87,6 +103,15 @@ def cuda_release() -> str | None:
 class BuildExt(cpp_extension.BuildExtension):
     """Compiles each *_cpu.cpp once per CPU capability before the rest is built and linked."""
 
+    def run(self) -> None:
+        built_for = json.dumps({"torch": TORCH, "cuda": CUDA}) + "\n"
+        built = Path(self.build_lib) / "snsoftmax/_built_for.json"
+        # An extension of another release may well be newer than every source.
+        self.force = self.force or not built.exists() or built.read_text() != built_for
+        super().run()
+        for target in (built, ROOT / "snsoftmax" / built.name) if self.inplace else (built,):
+            target.write_text(built_for)
+
     def build_extensions(self) -> None:
         compiler = os.environ.get("CXX", "c++")
         headers = max(h.stat().st_mtime for h in (ROOT / KERNELS).glob("*.h"))
@@ -120,21 +145,18 @@ class BuildExt(cpp_extension.BuildExtension):
 
 
 def extension() -> object:
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
-    assert version is not None
-    macros = [("SNSOFTMAX_VERSION", f'"{version.group(1)}"')]
+    macros = [("SNSOFTMAX_VERSION", f'"{VERSION}"')]
     sources = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc/torch").glob("*.cpp"))]
     # at::parallel_for is OpenMP in a header: without the flag it runs on one thread.
-    flags = {"cxx": ["-O3", "-fvisibility=hidden", "-Wall", "-fopenmp"]}
-    release = cuda_release()
-    if release is None:
+    flags = {"cxx": ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-fopenmp"]}
+    if CUDA is None:
         return cpp_extension.CppExtension(
             "snsoftmax._C", sources, define_macros=macros, extra_compile_args=flags
         )
     architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
     macros += [
         ("SNSOFTMAX_WITH_CUDA", None),
-        ("SNSOFTMAX_CUDA_VERSION", f'"{release}"'),
+        ("SNSOFTMAX_CUDA_VERSION", f'"{CUDA}"'),
         ("SNSOFTMAX_CUDA_ARCHITECTURES", f'"{architectures}"'),
     ]
     flags["nvcc"] = ["-O3", "-Werror", "all-warnings", "--threads", str(os.cpu_count())]
@@ -145,4 +167,10 @@ def extension() -> object:
 
 
 os.chdir(ROOT)
-setup(ext_modules=[extension()], cmdclass={"build_ext": BuildExt})
+CUDA = cuda_release()
+setup(
+    version=f"{VERSION}+torch{TORCH}" + (f".cu{CUDA.replace('.', '')}" if CUDA else ""),
+    install_requires=DEPENDENCIES,
+    ext_modules=[extension()],
+    cmdclass={"build_ext": BuildExt},
+)

@@ -182,7 +182,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = 
 def package_version() -> str:
     """Version of the installed distribution, or "source" when run from a tree without one."""
     try:
-        return metadata.version("snsoftmax")
+        # Without the part that names the PyTorch release it was built for.
+        return metadata.version("snsoftmax").split("+")[0]
     except metadata.PackageNotFoundError:
         return "source"
 

@@ -5,6 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# Here, since pytest looks for --hypothesis-profile before it imports a test. `make fuzz` asks for
+# the second; the first is every other run's.
+for name, examples in (("ci", 300), ("fuzz", 10_000)):
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+settings.load_profile("ci")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +34,29 @@ def test_import_without_extension_says_what_to_run(tmp_path: Path) -> None:
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
     assert 'pip install --no-build-isolation -e ".[dev]"' in last
+
+
+RELEASE = ".".join(torch.__version__.split(".")[:2])
+
+
+@pytest.mark.parametrize(
+    ("built_for", "sentence"),
+    [
+        ({"torch": "1.9", "cuda": None}, "snsoftmax was built for PyTorch 1.9, and this is "),
+        ({"torch": RELEASE, "cuda": "1.0"}, "snsoftmax was built for CUDA 1.0, and PyTorch "),
+    ],
+)
+def test_import_under_another_pytorch_is_one_sentence(
+    built_for: dict[str, str | None], sentence: str, tmp_path: Path
+) -> None:
+    package = tmp_path / "snsoftmax"
+    shutil.copytree(ROOT / "snsoftmax", package, ignore=shutil.ignore_patterns("*.so"))
+    (package / "_built_for.json").write_text(json.dumps(built_for))
+    result = run("-c", "import snsoftmax", cwd=tmp_path)
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: " + sentence)
+    assert last.endswith(".")
 
 
 @pytest.mark.parametrize(
