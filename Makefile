@@ -12,7 +12,8 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 SOURCES := setup.py csrc/sources.txt $(shell find csrc/kernels csrc/torch -type f)
 OUT ?= runs/digits-edd
 
-.PHONY: search test test-fast lint ctest sanitize fuzz bench bench-operator bench-mixture bench-step wheel wheel-test clean
+.PHONY: search test test-fast lint ctest sanitize fuzz bench bench-operator bench-mixture bench-step \
+  results wheel wheel-test clean
 
 search: $(EXTENSION)
 	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --warmup 10 \
@@ -58,6 +59,10 @@ bench-mixture: $(EXTENSION)
 
 bench-step: $(EXTENSION)
 	$(RUN) -m bench.step
+
+# docs/results.md and its pictures, from the cells of the studies run here.
+results: $(EXTENSION)
+	$(RUN) -m bench.reproduction
 
 # A wheel in dist/ for the PyTorch of $(VENV), or for each release in TORCH="2.13.0 2.14.1", built
 # against that release; with the CUDA kernels where nvcc and that PyTorch's CUDA agree.

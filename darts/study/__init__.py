@@ -10,6 +10,8 @@ A study is a YAML file:
     settings:                        # optional: named variations
       s100: {options: {sn: s=100}}
       st1: {options: {sn: st=1}}
+    per_method:                      # optional: settings of single methods
+      sgas: {options: {interval: 1}}
     evaluate:                        # optional: what each network found is then trained on
       C10: {recipe: darts, data: {source: cifar10}}
     profiles:                        # optional: named changes of all the above; one is then chosen

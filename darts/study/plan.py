@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from darts import evaluate
+from darts import evaluation_config as evaluation
 from darts.config import ConfigError, SearchConfig, as_dict, merge, nearest
+from darts.methods import get_method
 from darts.nb201 import DATASETS, TITLES
 from darts.options import read_yaml
 from darts.recipes import configure
@@ -20,7 +21,7 @@ from darts.spaces import get_space
 
 FOLDER = "studies"
 """Where a study that is called by its name alone lies: here, or beside the package's sources."""
-_KEYS = ("title", "out", "base", "methods", "seeds", "settings", "evaluate")
+_KEYS = ("title", "out", "base", "methods", "seeds", "settings", "per_method", "evaluate")
 _OWN = ("name", "id", "seeds", "paper")
 """Keys of a method's entry that are no settings of its search."""
 
@@ -116,6 +117,8 @@ def read_study(name: str | os.PathLike[str], profile: str = "") -> Study:
     file = read_yaml(path)
     columns = _columns(dict.fromkeys(_evaluations(file)))
     tree = _with_profile(path, file, profile)
+    for method in tree.get("per_method") or {}:
+        get_method(method)  # refuses a name that would silently change nothing
     out = Path(str(tree["out"]))
     settings = tree.get("settings") or {"": {}}
     cells: list[Cell] = []
@@ -123,7 +126,11 @@ def read_study(name: str | os.PathLike[str], profile: str = "") -> Study:
         own = {key: value for key, value in entry.items() if key not in _OWN}
         for setting, changes in settings.items():
             whole = merge(
-                tree.get("base") or {}, {"evaluate": tree.get("evaluate") or {}}, changes or {}, own
+                tree.get("base") or {},
+                {"evaluate": tree.get("evaluate") or {}},
+                changes or {},
+                (tree.get("per_method") or {}).get(entry["method"]) or {},
+                own,
             )
             evaluations = whole.pop("evaluate")
             paper = entry["paper"].get(setting, {}) if setting else entry["paper"]
@@ -183,7 +190,7 @@ def _evaluation(
     space = get_space(config.space)
     some = space.derive({cell: torch.ones(table.shape) for cell, table in space.cells.items()})
     mine = merge({"device": config.device, "seed": config.seed}, overrides)
-    evaluate.configure(**merge(mine, {"genotype": str(some)}))
+    evaluation.configure(**merge(mine, {"genotype": str(some)}))
     return merge(mine, {"genotype": str(folder), "out": str(folder / f"evaluate-{name}")})
 
 

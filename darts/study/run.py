@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from darts import evaluate
+from darts import evaluation_config as evaluation
 from darts.checkpoint import differences
 from darts.config import as_dict
 from darts.errors import UserError
@@ -92,7 +92,7 @@ def _check_begun(study: Study) -> None:
         begun = {cell.folder: cell.config}
         for name, overrides in cell.evaluations.items():
             if (cell.evaluation(name) / "config.yaml").is_file():
-                begun[cell.evaluation(name)] = as_dict(evaluate.configure(**overrides))
+                begun[cell.evaluation(name)] = as_dict(evaluation.configure(**overrides))
         for folder, config in begun.items():
             if not (folder / "config.yaml").is_file():
                 continue

@@ -79,9 +79,17 @@ def _run(cell: Cell) -> dict[str, Any]:
         run["parameters"] = verdict["parameters"] / 1e6
     run["seconds"] = sum(record[clock] for record in records)
     run["trajectory"] = {f: [round(r[f], 6) for r in records] for f in TRAJECTORIES}
+    if "gradient_norms" in last:
+        run["trajectory"]["gradient"] = [_mean_norm(record) for record in records]
     if "nb201" in last:
         run["trajectory"]["cifar10"] = [r["nb201"]["cifar10"] for r in records]
     return run
+
+
+def _mean_norm(record: Mapping[str, Any]) -> float | None:
+    """Of dL/dα over all edges; None in an epoch without arch steps."""
+    norms = [norm for edges in record.get("gradient_norms", {}).values() for norm in edges]
+    return float(f"{statistics.fmean(norms):.4g}") if norms else None
 
 
 def markdown(results: Mapping[str, Any]) -> str:

@@ -73,6 +73,7 @@ def test_cells_are_all_combinations(tmp_path: Path) -> None:
         ({"methods": ["eddd"]}, "'eddd' is unknown"),
         ({"base": {"epoch": 3}}, "did you mean 'epochs'"),
         ({"settings": {"a": {"options": {"lamb": 1}}}}, "'options.lamb'"),
+        ({"per_method": {"ed": {}}}, "'ed' is unknown"),
         ({"evaluate": {"C10": {"recipe": "dart"}}}, "did you mean 'darts'"),
         ({"methods": [{"name": "edd"}]}, "names no method"),
         ({"methods": [{"method": "edd", "paper": {"cifar": 1}}]}, "did you mean 'cifar10'"),
@@ -163,6 +164,13 @@ def test_entry_has_its_own_name_folder_seeds_and_settings(tmp_path: Path) -> Non
     assert (cells[0].row, cells[0].config["epochs"]) == ("st ≡ 1", 3)
     with pytest.raises(UserError, match="two rows share edd-seed0; give one of them an id"):
         read_study(write(tmp_path, methods=["edd", {"method": "edd", "epochs": 3}]))
+
+
+def test_settings_of_single_methods(tmp_path: Path) -> None:
+    only = {"edd": {"options": {"lam": 0.5}}}
+    edd, darts = read_study(write(tmp_path, seeds=[0], per_method=only)).cells
+    assert edd.config["options"]["lam"] == 0.5
+    assert "lam" not in darts.config["options"]
 
 
 def test_study_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,144 @@
+"""What the studies cost at the paper's scale, from steps measured here.
+
+``python -m bench.cost`` measures a training step of every supernet and network that the full
+profiles need, on a small batch, and counts steps; cost grows with the batch in proportion (see
+docs/performance.md). What a method costs beside first-order DARTS is taken from the study
+`methods`. Writes ``bench/results/cost.json``.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from bench.reproduction import STUDIES, load
+from bench.step import CLASSES, Size, Step, fast_step
+from bench.timing import RESULTS, alternate, machine, timer, write_json
+from darts import evaluation_config as evaluation
+from darts.network import build_network
+from darts.spaces import Space, get_space
+from darts.study import Cell, read_study
+
+IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257, "imagenet": 1_281_167}
+"""Training images of each data set."""
+LARGE = ("imagenet",)
+"""Data sets of 224 x 224 images."""
+BATCH, LARGE_BATCH = 8, 1
+"""Images in the steps that are measured."""
+RUNS = 3
+
+
+def seconds(step: Step) -> float:
+    """Median of a few steps."""
+    return alternate([step], RUNS, timer(torch.device("cpu")))[0]
+
+
+def training_step(space: Space, settings: evaluation.EvaluationConfig, batch: int) -> Step:
+    """One step of a stand-alone network of `space`, as an evaluation takes it."""
+    torch.manual_seed(0)
+    beta = {name: torch.rand(cell.shape) for name, cell in space.cells.items()}
+    large = settings.data.source in LARGE
+    net = build_network(
+        space.derive(beta),
+        channels=settings.network.channels,
+        cells=settings.network.cells,
+        classes=CLASSES,
+        large=large,
+    )
+    images = torch.randn(batch, 3, *((224, 224) if large else (32, 32)))
+    labels = torch.randint(CLASSES, (batch,))
+    sgd = torch.optim.SGD(net.parameters(), 0.025, momentum=0.9)
+
+    def step() -> None:
+        sgd.zero_grad()
+        out = net(images)
+        F.cross_entropy(out[0] if isinstance(out, tuple) else out, labels).backward()
+        sgd.step()
+
+    return step
+
+
+class Meter:
+    """Seconds an image of everything asked for; each thing is measured once."""
+
+    def __init__(self, factors: Mapping[str, float]) -> None:
+        self.factors = factors
+        self.known: dict[str, float] = {}
+
+    def _once(self, key: str, step: Step, batch: int) -> float:
+        if key not in self.known:
+            self.known[key] = seconds(step) / batch
+            print(f"{key}: {1e3 * self.known[key]:.1f} ms an image", flush=True)
+        return self.known[key]
+
+    def search(self, cell: Cell) -> float:
+        """Seconds of the whole search."""
+        config = cell.config
+        supernet = config["supernet"]
+        size = Size(supernet["channels"], supernet["cells"], BATCH)
+        key = f"bilevel step, {config['space']}, C={size.channels}, N={size.cells}"
+        image = self._once(key, fast_step(get_space(config["space"]), size), BATCH)
+        half = IMAGES[config["data"]["source"]] // 2
+        return image * half * int(config["epochs"]) * self.factors.get(config["method"], 1.0)
+
+    def evaluation(self, cell: Cell, overrides: Mapping[str, Any]) -> float:
+        """Seconds of one training of what a search finds."""
+        space = get_space(cell.config["space"])
+        some = space.derive({name: torch.ones(c.shape) for name, c in space.cells.items()})
+        settings = evaluation.configure(**{**overrides, "genotype": str(some)})
+        batch = LARGE_BATCH if settings.data.source in LARGE else BATCH
+        network = settings.network
+        key = f"training step, {space.name}, C={network.channels}, N={network.cells}"
+        key += f", {settings.data.source}" if settings.data.source in LARGE else ""
+        image = self._once(key, training_step(space, settings, batch), batch)
+        return image * IMAGES[settings.data.source] * settings.training.epochs
+
+
+def method_factors() -> dict[str, float]:
+    """Time of each method's epoch over that of first-order DARTS."""
+    rows = load()["methods"]["rows"]
+    per_epoch = {
+        row["name"]: statistics.fmean(
+            run["seconds"] / len(run["trajectory"]["entropy"]) for run in row["runs"]
+        )
+        for row in rows
+        if row["runs"]
+    }
+    return {name: value / per_epoch["darts-v1"] for name, value in per_epoch.items()}
+
+
+def main() -> None:
+    """Measure, count, print and write."""
+    factors = method_factors()
+    meter = Meter(factors)
+    studies: dict[str, dict[str, float]] = {}
+    for name in STUDIES:
+        cells = read_study(name, "full").cells
+        searching = sum(meter.search(cell) for cell in cells)
+        training = sum(
+            meter.evaluation(cell, overrides)
+            for cell in cells
+            for overrides in cell.evaluations.values()
+        )
+        studies[name] = {
+            "searches": len(cells),
+            "search_hours": searching / 3600,
+            "trainings": sum(len(cell.evaluations) for cell in cells),
+            "training_hours": training / 3600,
+        }
+    print(f"\n{'':10s}{'searches':>10s}{'hours':>10s}{'trainings':>11s}{'hours':>11s}")
+    for name, cost in studies.items():
+        print(
+            f"{name:10s}{cost['searches']:10.0f}{cost['search_hours']:10.0f}"
+            f"{cost['trainings']:11.0f}{cost['training_hours']:11.0f}"
+        )
+    report = {"studies": studies, "seconds_an_image": meter.known, "factors": factors}
+    write_json(RESULTS / "cost.json", {**report, "machine": machine(torch.device("cpu"))})
+
+
+if __name__ == "__main__":
+    main()

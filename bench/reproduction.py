@@ -1,0 +1,220 @@
+"""The paper's tables and figures from the cells of the studies that were run here.
+
+``python -m bench.reproduction`` collects what is finished of every study's cpu profile into
+``bench/results/study-NAME.json`` (a study without a finished cell keeps the file it has), and from
+those files alone writes ``docs/results.md`` and the pictures in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from bench.timing import RESULTS, write_json
+from darts.figures import PALETTE
+from darts.nb201 import PUBLISHED
+from darts.study import markdown, read_study, table
+
+PROFILE = "cpu"
+STUDIES = (
+    "table1",
+    "table5",
+    "table7",
+    "figure4",
+    "figure2",
+    "methods",
+    "table2",
+    "table3",
+    "table4",
+    "table6",
+)
+"""In the order of the page: those that say something first, those that prove the pipeline last."""
+PAGE = Path("docs/results.md")
+IMAGES = Path("docs/images")
+OURS = "EDD-DARTS"
+"""Row of Table 1 that the others are compared with."""
+HEAD = """# Results
+
+Written by `python -m bench.reproduction` from `bench/results/study-*.json`;
+[what they mean](reproduction.md) is written by hand.
+
+Every table shows what was measured here beside the paper's value. The two are **not** at one
+scale: in the studies of NAS-Bench-201 a search sees 5,170 images of CIFAR-10 (half for ω, half
+for α) with a supernet of C=8, N=1 in bfloat16, 25 epochs of batch 32; the paper's sees all of
+CIFAR-10 with C=16, N=5, 50 epochs. Accuracies are NAS-Bench-201's, of the architecture found,
+trained for 200 epochs on the whole data set. ± is the sample deviation over seeds; H(β) the mean
+entropy of the edges' β after the last epoch; "pruned" the accuracy of the found architecture inside
+the supernet; s the processor time of the epochs, on the machine of the other benchmarks.
+"""
+
+
+def collect() -> None:
+    """Bring the committed results up to date with the cells on this disk."""
+    for name in STUDIES:
+        study = read_study(name, PROFILE)
+        if any(cell.finished for cell in study.cells):
+            write_json(RESULTS / f"study-{name}.json", table(study))
+
+
+def load() -> dict[str, dict[str, Any]]:
+    """The committed results by study."""
+    files = {name: RESULTS / f"study-{name}.json" for name in STUDIES}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+
+
+def sign_flip(differences: Sequence[float]) -> float:
+    """Two-sided p of a mean this far from 0 if each difference had either sign equally often.
+
+    Exact: all 2^n signs are tried, so that p is at least 2^(1-n).
+    """
+    seen = abs(sum(differences))
+    signs = itertools.product((-1, 1), repeat=len(differences))
+    sums = [abs(sum(s * d for s, d in zip(flips, differences, strict=True))) for flips in signs]
+    return sum(total >= seen - 1e-9 for total in sums) / len(sums)
+
+
+def comparison(results: Mapping[str, Any]) -> str:
+    """Every row of Table 1 against EDD-DARTS, seed by seed."""
+    accuracy = {
+        row["name"]: {run["seed"]: run["cifar10"] for run in row["runs"]} for row in results["rows"]
+    }
+    ours = accuracy.pop(OURS)
+    lines = [f"| {OURS} against | seeds | mean difference | wins | p |", "| --- |" + " ---: |" * 4]
+    for name, theirs in accuracy.items():
+        both = sorted(ours.keys() & theirs.keys())
+        differences = [ours[seed] - theirs[seed] for seed in both]
+        if differences:
+            wins = sum(difference > 0 for difference in differences)
+            lines.append(
+                f"| {name} | {len(both)} | {statistics.fmean(differences):+.2f} | "
+                f"{wins}/{len(both)} | {sign_flip(differences):.2f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def per_seed(results: Mapping[str, Any]) -> str:
+    """CIFAR-10 test accuracy of every single search."""
+    seeds = sorted({run["seed"] for row in results["rows"] for run in row["runs"]})
+    lines = ["| | " + " | ".join(f"seed {seed}" for seed in seeds) + " |"]
+    lines.append("| --- |" + " ---: |" * len(seeds))
+    for row in results["rows"]:
+        found = {run["seed"]: f"{run['cifar10']:.2f}" for run in row["runs"]}
+        lines.append(f"| {row['name']} | {' | '.join(found.get(s, '–') for s in seeds)} |")
+    return "\n".join(lines) + "\n"
+
+
+def page(all_results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text of docs/results.md."""
+    parts = [HEAD]
+    for name, results in all_results.items():
+        command = f"    python -m darts study {name} --profile {PROFILE}\n"
+        parts += [f"## {results['title']}\n", command]
+        if name.startswith("figure"):
+            parts.append(f"![{results['title']}](images/{name}-search.png)\n")
+        else:
+            parts.append(markdown(results))
+        if name == "table1":
+            parts += ["CIFAR-10 test accuracy of every search:\n", per_seed(results)]
+            parts += [
+                "Differences over the seeds that both have, on CIFAR-10, with the exact p of a "
+                "sign-flip test:\n",
+                comparison(results),
+            ]
+    return "\n".join(parts)
+
+
+def draw_mean(axes: Axes, runs: Sequence[Mapping[str, Any]], field: str, label: str) -> None:
+    """Mean over the runs that have an epoch; a shade from the lowest to the highest."""
+    trajectories = [run["trajectory"][field] for run in runs if field in run["trajectory"]]
+    columns = [
+        [value for value in column if value is not None]
+        for column in itertools.zip_longest(*trajectories)
+    ]
+    points = [(epoch, column) for epoch, column in enumerate(columns, start=1) if column]
+    epochs = [epoch for epoch, _ in points]
+    colour = PALETTE[len(axes.lines) % len(PALETTE)]
+    means = [statistics.fmean(column) for _, column in points]
+    axes.plot(epochs, means, color=colour, label=label, linewidth=1.5)
+    axes.fill_between(
+        epochs,
+        [min(column) for _, column in points],
+        [max(column) for _, column in points],
+        color=colour,
+        alpha=0.12,
+        linewidth=0,
+    )
+
+
+def figure4(results: Mapping[str, Any], path: Path) -> None:
+    """A: entropy of β; B: accuracy of the pruned network; and NAS-Bench-201's verdict."""
+    panels = {
+        "entropy": "A. Mean entropy of β (nats)",
+        "discrete_accuracy": "B. Accuracy of the pruned network (%)",
+        "cifar10": "NAS-Bench-201, CIFAR-10 test (%)",
+    }
+    figure, places = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    for axes, (field, title) in zip(places, panels.items(), strict=True):
+        for row in results["rows"]:
+            if row["runs"]:
+                draw_mean(axes, row["runs"], field, row["name"])
+        finish(axes, title)
+    places[2].axhline(PUBLISHED["optimum"]["cifar10"], color="#6e7781", linewidth=0.8, ls=":")
+    places[0].legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def figure2(results: Mapping[str, Any], path: Path) -> None:
+    """A: gradient of α while β saturates, for each s; B: entropy under ETS and under LTS."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    for row in results["rows"]:
+        if row["runs"] and "LTS" not in row["name"] and "ETS" not in row["name"]:
+            draw_mean(left, row["runs"], "gradient", row["name"])
+            draw_mean(middle, row["runs"], "entropy", row["name"])
+        elif row["runs"]:
+            draw_mean(right, row["runs"], "entropy", row["name"])
+    finish(left, "A. Norm of dL/dα, mean over edges")
+    left.set_yscale("log")
+    finish(middle, "Mean entropy of β (nats), the same searches")
+    finish(right, "B. Mean entropy of β (nats), cyclic schedules")
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def finish(axes: Axes, title: str) -> None:
+    """Title and axes as in the project's other pictures."""
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xlabel("epoch")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write and close a picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Collect, write the page, draw."""
+    collect()
+    results = load()
+    PAGE.write_text(page(results), encoding="utf-8")
+    for name, draw in (("figure4", figure4), ("figure2", figure2)):
+        if name in results:
+            draw(results[name], IMAGES / f"{name}-search.png")
+    print(f"{PAGE}: {', '.join(results)}")
+
+
+if __name__ == "__main__":
+    main()
