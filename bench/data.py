@@ -1,14 +1,16 @@
 """Time of an augmented training batch: bytes on the device against a DataLoader.
 
-``python -m bench.data [--device cpu|cuda]`` prints a table and writes
-``bench/results/data-DEVICE.json``. The DataLoader runs torchvision's usual CIFAR transforms (crop
-with padding 4, mirror, to tensor, normalise), without and with workers that live on between epochs.
+``python -m bench.data [--device cpu|cuda]`` prints a table, writes
+``bench/results/data-DEVICE.json`` and draws it beside. The DataLoader runs torchvision's usual
+CIFAR transforms (crop with padding 4, mirror, to tensor, normalise), without and with workers that
+live on between epochs.
 All variants draw from the same 5,120 random images of 3x32x32 and take turns, an epoch each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,11 +93,31 @@ def variants(size: int, device: torch.device) -> dict[str, Callable[[], None]]:
     return found
 
 
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the milliseconds of every variant and batch size."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 2.6), layout="constrained")
+    names = [f"{row['variant']}, batch {row['batch']}" for row in rows]
+    colours = ["#4c72b0" if row["variant"] == "in memory" else "#8c8c8c" for row in rows]
+    bars = axes.barh(names, [row["milliseconds"] for row in rows], color=colours)
+    axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    axes.invert_yaxis()
+    axes.set_xlabel("ms for an augmented batch of 3x32x32 images")
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def main() -> None:
     """Measure every batch size, print the table, write JSON."""
     options = option_parser("data", __doc__, runs=5).parse_args()
     device, target = device_and_target(options)
-    rows = []
+    rows: list[dict[str, Any]] = []
     print(f"{'batch':>5}  {'variant':24}{'ms a batch':>12}{'ratio':>8}")
     for size in BATCHES:
         functions = variants(size, device)
@@ -106,6 +128,7 @@ def main() -> None:
             rows.append({"batch": size, "variant": name, "milliseconds": milliseconds})
             print(f"{size:5}  {name:24}{milliseconds:12.3f}{ratio:8.1f}")
     write_json(target, {**machine(device), "images": COUNT, "rows": rows})
+    plot(rows, options.plot or target.with_suffix(".png"))
     print(target)
 
 

@@ -177,9 +177,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Measure every case, print the table, write JSON and plot."""
-    parser = option_parser("operator", __doc__, runs=11)
-    parser.add_argument("--plot", type=Path, help="default: the JSON's name with .png")
-    options = parser.parse_args()
+    options = option_parser("operator", __doc__, runs=11).parse_args()
     device, target = device_and_target(options)
     rows = [
         row

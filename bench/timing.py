@@ -22,7 +22,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def option_parser(name: str, description: str | None, *, runs: int) -> argparse.ArgumentParser:
-    """Options of the benchmark `bench.NAME`: --device, --runs (by default `runs`) and --json."""
+    """Options of `bench.NAME`: --device, --runs (by default `runs`), --json, --plot."""
     parser = argparse.ArgumentParser(
         prog=f"python -m bench.{name}",
         description=description,
@@ -31,6 +31,7 @@ def option_parser(name: str, description: str | None, *, runs: int) -> argparse.
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--runs", type=int, default=runs, help=f"timed rounds [{runs}]")
     parser.add_argument("--json", type=Path, help=f"result [bench/results/{name}-DEVICE.json]")
+    parser.add_argument("--plot", type=Path, help="drawing [the JSON's name with .png]")
     parser.set_defaults(name=name)
     return parser
 
