@@ -1,5 +1,6 @@
 # make search   set up, build, find an architecture with EDD-DARTS on digits, train it, draw it
 # make test     set up, build, check and test everything
+# make docs     the site, in build/site
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -12,7 +13,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 SOURCES := setup.py csrc/sources.txt $(shell find csrc/kernels csrc/torch -type f)
 OUT ?= runs/digits-edd
 
-.PHONY: search test test-fast lint ctest sanitize fuzz bench bench-operator bench-mixture bench-step \
+.PHONY: search test test-fast lint docs ctest sanitize fuzz bench bench-operator bench-mixture bench-step \
   results wheel wheel-test clean
 
 search: $(EXTENSION)
@@ -32,6 +33,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Nothing is fetched, and a warning (a dead link, a name that is gone) is an error.
+docs: $(EXTENSION)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
+	@echo "build/site/index.html"
 
 ctest: $(READY)
 	$(CMAKE) -S . -B build/cmake

@@ -43,7 +43,8 @@ def recipe(name: str, space: Space) -> dict[str, Any]:
 def configure(**overrides: Any) -> SearchConfig:
     """Layer a search's settings: defaults, recipe, the method's published values, overrides.
 
-    >>> config = configure(method="edd", space="nb201", data={"source": "digits"}, epochs=20)
+    Examples:
+        >>> config = configure(method="edd", space="nb201", data={"source": "digits"}, epochs=20)
 
     Args:
         overrides: fields of `SearchConfig`; groups as mappings. They win over everything else.

@@ -411,7 +411,8 @@ def search(
 ) -> Result:
     """Run one search; see `Search` for the arguments.
 
-    >>> result = search(configure(method="edd", epochs=20))
-    >>> print(result.genotype)
+    Examples:
+        >>> result = search(configure(method="edd", epochs=20))
+        >>> print(result.genotype)
     """
     return Search(config, images=images, callbacks=callbacks, resume=resume).run()

@@ -37,7 +37,7 @@ def mixture(
         running_mean: per normalised map its ``[C]`` running mean, of the dtype of ``weights``;
             ``None`` where statistics are not tracked. Updated in place in training.
         running_var: as ``running_mean``; updated with the unbiased variance, like
-            :class:`torch.nn.BatchNorm2d`.
+            `torch.nn.BatchNorm2d`.
         training: normalise by the batch's statistics; otherwise by the running ones.
         momentum: share of the batch's statistics in the updated running ones.
         eps: added to the variances.

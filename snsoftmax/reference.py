@@ -48,7 +48,7 @@ def mixture(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """As :func:`snsoftmax.mixture`, by :func:`torch.nn.functional.batch_norm`, map by map.
+    """As `snsoftmax.mixture`, by `torch.nn.functional.batch_norm`, map by map.
 
     Takes maps of any floating dtype and computes in it; ``weights`` may have another.
     """

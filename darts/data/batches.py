@@ -98,8 +98,8 @@ class Batches:
             for none.
         steps: batches in an epoch; by default as many full ones as the images give. Images repeat,
             each time in a new order, when more are asked for.
-        rank, world: this process takes every `world`-th image of each batch, from `rank`;
-            `batch_size` stays the size over all processes.
+        rank: this process takes every `world`-th image of each batch, from this one.
+        world: processes that share each batch; `batch_size` stays the size over all of them.
 
     Raises:
         UserError: a size that is not positive, does not divide by `world`, or exceeds the images.
@@ -237,7 +237,10 @@ class SearchBatches:
         device: where batches are made.
         split: file with an official split (see `search_split`).
         single_level: no split; both batches are drawn from all training images.
-        augment, cutout, rank, world: see `Batches`.
+        augment: see `Batches`.
+        cutout: see `Batches`.
+        rank: see `Batches`.
+        world: see `Batches`.
 
     An epoch is one pass over the half for the weights; the other half keeps pace (and repeats if it
     is smaller).

@@ -1,14 +1,11 @@
 """What a search method is: DARTS's own behaviour at four seams, each of which a method may replace.
 
-=========  =====================================  ================================================
-seam       decides                                hooks, in the order in which they are called
-=========  =====================================  ================================================
-weights    α → β, sampling, edge weights          normalize, probabilities, weights,
-                                                  training_weights
-arch step  how α moves                            arch_objective, arch_gradients, arch_update
-supernet   what is executed                       supernet_options, prepare
-epoch      schedules, decisions, the selection    begin_epoch, end_epoch, scores, select
-=========  =====================================  ================================================
+| seam | decides | hooks, in the order in which they are called |
+| --- | --- | --- |
+| weights | α → β, sampling, edge weights | normalize, probabilities, weights, training_weights |
+| arch step | how α moves | arch_objective, arch_gradients, arch_update |
+| supernet | what is executed | supernet_options, prepare |
+| epoch | schedules, decisions, the selection | begin_epoch, end_epoch, scores, select |
 
 A method is a class in a file of this package, decorated with `register`. Hooks are cooperative: one
 that adds to another calls `super()`, so that methods combine by multiple inheritance. All draws

@@ -8,7 +8,8 @@ What cannot run in a test says why in the page's source: `<!-- not run: REASON -
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
+import itertools
 import os
 import pkgutil
 import re
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 
 import darts.commands
+from darts.cli import main
 from tests.docs.pages import PAGES, ROOT, Block, blocks, prose
 
 SMALL = {
@@ -28,8 +30,6 @@ SMALL = {
     "evaluate": {"--epochs": "1", "--batch-size": "64", "--channels": "4", "--cells": "1"},
 }
 """Settings that a command is given here where its text names none: published sizes take hours."""
-BENCHMARKS = ("python -m bench.figure2",)
-"""Programs of bench that are short and need nothing."""
 
 
 def sized(words: list[str]) -> list[str]:
@@ -41,71 +41,72 @@ def sized(words: list[str]) -> list[str]:
 
 
 def make_recipe(target: str) -> list[str]:
-    """The arguments that the Makefile gives Python for `target`, at a size for a test."""
+    """What the Makefile gives Python for `target`, at a size for a test, without its training."""
     command = ["make", "--dry-run", "--assume-old=build/.extension", target]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     words = shlex.split(printed.replace("\\\n", " "))
     small = [word for pair in SMALL["search"].items() for word in pair]
+    words.remove("--evaluate")
     return [*words[1:], *small, "--warmup", "0"]  # the last value of an option wins
 
 
-def run(command: str, folder: Path) -> str:
-    """Run one command of a page as the reader would, with the repository's packages."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
-        "OMP_NUM_THREADS": "1",
-    }
+def run(command: str, folder: Path) -> None:
+    """Run one command of a page, in the working directory `folder`, as the reader would."""
     program, *rest = shlex.split(command)
     if program == "make":
-        arguments = [sys.executable, *make_recipe(*rest)]
-    elif program == "python":
-        arguments = [sys.executable, *sized(rest)]
+        rest = make_recipe(*rest)
     elif program == "sbatch":  # SLURM runs the script's commands through srun
-        script = (folder / rest[0]).read_text().replace("srun python", f"{sys.executable}")
-        arguments = ["bash", "-euc", script]
+        script = (folder / rest[0]).read_text().replace("srun python", sys.executable)
+        return run_process(["bash", "-euc", script], folder)
+    elif program == "python":
+        rest = sized(rest)
     else:
         raise AssertionError(f"{command}: no rule says how a test runs {program}")
-    done = subprocess.run(
-        arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    if rest[:2] != ["-m", "darts"] or "--ray" in rest:
+        return run_process([sys.executable, *rest], folder)
+    assert main(rest[2:]) == 0, command  # without another 3 seconds of imports
+    return None
 
 
-def execute(block: Block, folder: Path, snippets: list[str]) -> None:
-    """Write a file, run commands, or run Python after the page's earlier snippets."""
-    if block.file:
-        (folder / block.file).write_text(block.text)
-    elif block.language == "sh":
-        for command in block.commands:
-            run(command, folder)
-    elif block.language == "python":
-        snippets.append(block.text)
+def run_process(arguments: list[str], folder: Path) -> None:
+    """Run a program to its end."""
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory that modules are imported from, as by `python -m`."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
-def test_page_works_as_written(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_page_works_as_written(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
     page = [block for block in blocks(PAGES[name]) if block.reason is None]
-    text = "".join(block.text for block in page)
-    if "nb201.csv.gz" in text:
+    if any("nb201.csv.gz" in block.text for block in page):
         shared: Path = request.getfixturevalue("shared")
-        shutil.copy(shared / "nb201.csv.gz", tmp_path)
-    snippets: list[str] = []
-    for block in page:
-        if block.language == "sh" and snippets:
-            run_python(snippets, tmp_path)
-            snippets = []
-        execute(block, tmp_path, snippets)
-    if snippets:
-        run_python(snippets, tmp_path)
+        shutil.copy(shared / "nb201.csv.gz", folder)
+    for language, group in itertools.groupby(page, key=lambda block: block.language):
+        run_blocks(language, list(group), folder)
 
 
-def run_python(snippets: list[str], folder: Path) -> None:
-    """Run the snippets one after another in one interpreter."""
-    (folder / "snippets.py").write_text("\n".join(snippets))
-    run("python snippets.py", folder)
+def run_blocks(language: str, group: list[Block], folder: Path) -> None:
+    """Write files, run commands; snippets of Python that follow on each other run as one."""
+    for block in group:
+        if block.file:
+            (folder / block.file).write_text(block.text)
+    rest = [block for block in group if not block.file]
+    if language == "sh":
+        for command in (command for block in rest for command in block.commands):
+            run(command, folder)
+    elif language == "python" and rest:
+        (folder / "snippet.py").write_text("\n".join(block.text for block in rest))
+        run_process([sys.executable, "snippet.py"], folder)
 
 
 def test_what_is_not_run_says_why() -> None:
@@ -150,9 +151,21 @@ def test_options_named_in_prose_exist() -> None:
                 assert flag in known, f"{name}: {code} names {flag}, which no command has"
 
 
-def test_listed_files_of_a_run_are_there(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_listed_files_of_a_run_are_there(folder: Path) -> None:
     """The table of a run folder's files in docs/running.md."""
     page = ROOT / "docs" / "running.md"
-    listed = set(re.findall(r"^\| `([\w.]+)/?` \|", page.read_text(), re.M))
-    run(next(block for block in blocks(page) if block.language == "sh").commands[0], tmp_path)
-    assert {path.name for path in (tmp_path / "runs" / "edd").iterdir()} == listed
+    listed = set(re.findall(r"^\| `([\w.]+)/?` \|", page.read_text(), re.MULTILINE))
+    run(next(block for block in blocks(page) if block.language == "sh").commands[0], folder)
+    assert {path.name for path in (folder / "runs" / "edd").iterdir()} == listed
+
+
+def test_figures_of_the_readme_are_those_of_the_performance_page() -> None:
+    """What is measured again must be changed in both."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## How fast")[2].partition("**No figure")[0]
+    performance = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"\b\d+(?:\.\d+)?(?= ms| times)", section)
+    assert len(numbers) >= 5
+    for number in numbers:
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", performance), number
