@@ -205,7 +205,10 @@ class SearchCell(nn.Module):
         parts = [self._mix({t: read[t] for t in group}, beta) for group in groups]
         if self.drop_path > 0.0 and self.training:
             parts = [drop_path(part, self.drop_path) for part in parts]
-        out = sum(parts[1:], parts[0]) if parts else torch.zeros_like(like)
+        if parts:
+            out = sum(parts[1:], parts[0])
+        else:  # only `none` enters: a zero map, and a zero gradient of β rather than no gradient
+            out = torch.zeros_like(like) + 0 * beta[list(self.cell.incoming(node))].sum()
         return out if self.partial == 1 else self._bypass(node, nodes, out, beta)
 
     def _mix(self, read: Mapping[Term, Summand], beta: Tensor) -> Tensor:

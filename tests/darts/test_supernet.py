@@ -231,6 +231,21 @@ def test_dead_cell_gives_zero_and_zero_gradients() -> None:
     assert all(g.count_nonzero() == 0 for g in edge_gradients)
 
 
+def test_arch_step_of_a_dead_cell_has_zero_gradients() -> None:
+    net = build_supernet(NB201, channels=4, cells=1, classes=10)
+    alpha = torch.zeros(6, 5, requires_grad=True)
+    batch = (torch.randn(2, 3, 16, 16), torch.randint(10, (2,)))
+
+    def none_everywhere() -> dict[str, Tensor]:
+        soft = alpha.softmax(-1)  # straight through, as a sample of GDAS
+        return {"cell": F.one_hot(torch.zeros(6, dtype=torch.int64), 5) + soft - soft.detach()}
+
+    live = {"cell": tuple((True, False, False, False, False) for _ in range(6))}
+    arch_step(net, batch, none_everywhere, [alpha], live=live)
+    assert alpha.grad is not None
+    assert torch.equal(alpha.grad, torch.zeros(6, 5))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_skip", [False, True], ids=["dense", "skip"])
 @pytest.mark.parametrize("name", SPACE_NAMES)
