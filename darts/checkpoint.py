@@ -1,10 +1,9 @@
 """Checkpoints that survive being killed, and stopping on request.
 
 A checkpoint is one file: a line that names the format, a line with the SHA-256 of what follows,
-    then a `torch.save`
-archive of plain values and tensors. It is written beside its final name and moved there, so a name
-always stands for a whole file; the two newest are kept, so that one good file is left should the
-newest one be damaged later.
+then a `torch.save` archive of plain values and tensors. It is written beside its final name and
+moved there, so a name always stands for a whole file; the two newest are kept, so that one good
+file is left should the newest one be damaged later.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from darts.errors import UserError
-from darts.run_folder import atomic_write
+from darts.errors import UserError, on_one_line
+from darts.run_folder import atomic_write, writing
 
 _FORMAT = b"darts checkpoint 1\n"
 _KEEP = 2
@@ -69,15 +68,14 @@ class Checkpoints:
         number = int(before[-1].stem) + 1 if before else 1
         path = self.folder / f"{number:08d}.ckpt"
         try:
-            self.folder.mkdir(exist_ok=True)
+            with writing(path):
+                self.folder.mkdir(exist_ok=True)
             with atomic_write(path) as file:
                 file.write(_FORMAT + hashlib.sha256(payload).hexdigest().encode() + b"\n")
                 file.write(payload)
-        except OSError as error:
+        except UserError as error:
             kept = f"{before[-1]} is kept" if before else "there is none before it"
-            raise UserError(
-                f"checkpoint {path} cannot be written ({error.strerror or error}); {kept}."
-            ) from error
+            raise UserError(f"checkpoint {str(error).rstrip('.')}; {kept}.") from error
         left_by_a_kill = self.folder.glob(".*.ckpt-*")
         for old in (*before[: -(_KEEP - 1)], *left_by_a_kill):
             old.unlink(missing_ok=True)
@@ -154,7 +152,7 @@ def read(path: Path) -> dict[str, Any]:
             io.BytesIO(payload), map_location="cpu", weights_only=True
         )
     except (RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error}.") from error
+        raise UserError(f"checkpoint {path} cannot be read: {on_one_line(error)}.") from error
     return content
 
 

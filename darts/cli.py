@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import darts.commands
+from darts.config import nearest
 from darts.errors import UserError
 
 
@@ -28,9 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(sub)
-        sub.set_defaults(run=command.run)
-    chosen = parser.parse_args(arguments)
+        sub.set_defaults(run=command.run, options=tuple(sub._option_string_actions))
+    chosen, unknown = parser.parse_known_args(arguments)
     try:
+        if unknown:
+            name, known = unknown[0].partition("=")[0], dict.fromkeys(chosen.options)
+            raise UserError(f"unknown argument {name!r}{nearest(name, known)}")
         return int(chosen.run(chosen))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,3 +6,8 @@ class UserError(ValueError):
 
     The command line prints the sentence without a traceback and exits with status 2.
     """
+
+
+def on_one_line(error: Exception) -> str:
+    """What another library's error says, fit for the inside of a sentence."""
+    return " ".join(str(error).split()).rstrip(".")

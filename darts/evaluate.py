@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
 from darts.config import as_dict
 from darts.data import Batch, Data, Folders, held_out_batches, load_data, training_batches
+from darts.device import check_device
 from darts.divergence import check_finite
 from darts.errors import UserError
 from darts.evaluation_config import EvaluationConfig, configure, parse
@@ -275,6 +276,7 @@ def evaluate(
         UserError: data, genotype or run folder are not usable, or the training diverges.
         Stopped: a signal asked for a stop; with a run folder, the state is saved.
     """
+    check_device(config.device)
     images = images or load_config_data(config)
     folder = _folder(config, resume)
     checkpoints = Checkpoints(folder.path, as_dict(config)) if folder else None

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from darts.config import ConfigError, merge, nested, settings
-from darts.errors import UserError
+from darts.errors import UserError, on_one_line
 from darts.run_folder import RunFolder
 
 
@@ -82,7 +82,9 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config {os.fspath(path)!r} cannot be read: {error}.") from error
+        raise UserError(
+            f"config {os.fspath(path)!r} cannot be read: {on_one_line(error)}."
+        ) from error
     if not isinstance(tree, dict):
         raise UserError(f"config {os.fspath(path)!r} must hold a mapping of settings.")
     return tree

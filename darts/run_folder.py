@@ -11,10 +11,11 @@ Every file but the log is written whole or not at all; the log grows by whole li
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypedDict
@@ -22,7 +23,7 @@ from typing import IO, Any, TypedDict
 import torch
 import yaml
 
-from darts.errors import UserError
+from darts.errors import UserError, on_one_line
 
 
 class EpochRecord(TypedDict, total=False):
@@ -61,7 +62,29 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     error.
 
     A reader, a killed process or a full disk never leaves a half-written file under the name.
+
+    Raises:
+        UserError: the file cannot be written (a full disk, a folder that is read-only).
     """
+    with writing(path), _replacing(path) as file:
+        yield file
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write `path` into one sentence.
+
+    Raises:
+        UserError: see `atomic_write`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}).") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -139,7 +162,9 @@ class RunFolder:
         try:
             config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path / 'config.yaml'} cannot be read: {error}.") from error
+            raise UserError(
+                f"{self.path / 'config.yaml'} cannot be read: {on_one_line(error)}."
+            ) from error
         if not isinstance(config, dict):
             raise UserError(f"{self.path / 'config.yaml'} must hold a mapping of settings.")
         return config
@@ -156,12 +181,10 @@ class RunFolder:
 
     def write_weights(self, state: Mapping[str, Any], name: str = "weights.pt") -> Path:
         """Write a `state_dict`; `torch.load(..., weights_only=True)` reads it."""
-        return self.write_with(name, lambda file: torch.save(dict(state), file))
-
-    def write_with(self, name: str, write: Callable[[IO[bytes]], Any]) -> Path:
-        """Write a file as a whole through `write(file)`; give its path."""
+        content = io.BytesIO()  # on a full disk torch.save itself would raise something else
+        torch.save(dict(state), content)
         with atomic_write(self.path / name) as file:
-            write(file)
+            file.write(content.getbuffer())
         return self.path / name
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -169,9 +192,10 @@ class RunFolder:
 
         Raises:
             ValueError: a number is NaN or infinite, which JSON lacks.
+            UserError: the log cannot be written.
         """
         line = json.dumps(dict(record), allow_nan=False) + "\n"
-        with self._log.open("a", encoding="utf-8") as file:
+        with writing(self._log), self._log.open("a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

@@ -23,6 +23,7 @@ from darts.data import (
     load,
     search_split,
 )
+from darts.device import check_device
 from darts.divergence import check_finite
 from darts.errors import UserError
 from darts.figures import save_run
@@ -114,6 +115,7 @@ class Search:
         callbacks: Sequence[Callback] = (),
         resume: bool = False,
     ) -> None:
+        check_device(config.device)
         self.config = config
         self.checkpoints: Checkpoints | None = None
         self.callbacks = list(callbacks)

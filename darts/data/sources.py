@@ -20,7 +20,7 @@ from torch import Tensor
 
 from darts import safe_pickle
 from darts.data.images import ImageSet
-from darts.errors import UserError
+from darts.errors import UserError, on_one_line
 
 DEFAULT_ROOT = Path("data")
 
@@ -205,7 +205,7 @@ def _npz(path: Path) -> ImageSet:
     except UserError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as an .npz file: {error}.") from error
+        raise UserError(f"{path} cannot be read as an .npz file: {on_one_line(error)}.") from error
     images = [_image_array(arrays[key], key, path) for key in ("train_images", "test_images")]
     labels = [_label_array(arrays[key], key, path) for key in ("train_labels", "test_labels")]
     return ImageSet(path.stem, images[0], labels[0], images[1], labels[1])

@@ -20,7 +20,7 @@ import yaml
 from darts import evaluation_config as evaluation
 from darts.checkpoint import differences
 from darts.config import as_dict
-from darts.errors import UserError
+from darts.errors import UserError, on_one_line
 from darts.run_folder import RunFolder
 from darts.study.plan import Cell, Study
 from darts.study.table import markdown, table
@@ -196,7 +196,7 @@ def run_on_ray(address: str) -> Run:
     try:
         ray.init(address=address or None, ignore_reinit_error=True, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"--ray {address}: {error}.") from error
+        raise UserError(f"--ray {address}: {on_one_line(error)}.") from error
     directory = os.getcwd()
 
     def there(cell: Cell) -> bool:
@@ -209,6 +209,6 @@ def run_on_ray(address: str) -> Run:
         try:
             return bool(ray.get(task.remote(cell)))
         except ray.exceptions.RayError as error:
-            raise UserError(f"Ray gave up {cell.folder.name}: {error}.") from error
+            raise UserError(f"Ray gave up {cell.folder.name}: {on_one_line(error)}.") from error
 
     return run

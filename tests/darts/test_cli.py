@@ -30,6 +30,8 @@ def test_search_prints_a_line_an_epoch_and_the_genotype(
         (["--scale", "50", "--smooth-temperature", "1"], "exclude each other"),
         (["--set", "weights.clip"], "--set needs GROUP.NAME=VALUE"),
         (["--set", "weights.clipp=3"], "did you mean 'clip'"),
+        (["--epocs", "3"], "unknown argument '--epocs'; did you mean '--epochs'?"),
+        (["--batchsize=3"], "unknown argument '--batchsize'; did you mean '--batch-size'?"),
         (["--space", "nb301"], "space='nb301' is unknown"),
         (["--data", "nowhere.npz"], "does not exist"),
         (["--config", "nowhere.yaml"], "cannot be read"),
@@ -62,6 +64,16 @@ def test_scale_and_smooth_temperature_set_the_operator(
     out = tmp_path / "run"
     assert main(["search", *TINY, *arguments, "--out", str(out)]) == 0
     assert f"sn: {sn}" in (out / "config.yaml").read_text()
+
+
+def test_a_file_that_is_no_yaml_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wrong.yaml").write_text("lam: : 3\n")
+    assert main(["search", "--config", str(tmp_path / "wrong.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: config ")
+    assert error.count("\n") == 1
 
 
 def test_settings_come_from_a_file_and_the_command_line(tmp_path: Path) -> None:

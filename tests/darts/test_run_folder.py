@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -64,7 +65,7 @@ def test_failed_write_keeps_the_old_file_and_no_other(tmp_path: Path) -> None:
             file.write(b"new")
             raise OSError("no space left on device")
 
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match="no space"):
         fail_half_way()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -110,3 +111,28 @@ def test_kill_never_leaves_half_a_file(tmp_path: Path) -> None:
     text = state.read_text()
     assert len(text) == 3_000_000
     assert len(set(text)) == 1
+
+
+def test_full_disk_is_one_sentence_and_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder.create(tmp_path / "run", {})
+    run.write_genotype("|none~0|")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for name, write in (
+        ("genotype.txt", lambda: run.write_genotype("|skip_connect~0|")),
+        ("weights.pt", lambda: run.write_weights({"stem": torch.arange(3)})),
+        ("log.jsonl", lambda: run.append({"epoch": 0})),
+    ):
+        with pytest.raises(UserError, match=rf"{name} cannot be written \(No space left on device"):
+            write()
+    assert (run.path / "genotype.txt").read_text() == "|none~0|\n"
+    assert {path.name for path in run.path.iterdir()} == {
+        "config.yaml",
+        "genotype.txt",
+        "log.jsonl",
+    }

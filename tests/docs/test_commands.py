@@ -139,6 +139,9 @@ def test_options_named_in_prose_exist() -> None:
     """`--option` in a sentence, and `python -m MODULE`, which no test runs."""
     known = {flag for parser in parsers().values() for flag in parser._option_string_actions}
     for name, page in PAGES.items():
+        slurm = set(
+            re.findall(r"^#SBATCH (--[\w-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        )
         for code in re.findall(r"`([^`\n]+)`", prose(page)):
             if module := re.match(r"python -m ([\w.]+)(?: (\w+))?", code):
                 assert importlib.util.find_spec(module[1]), f"{name}: {code}"
@@ -148,7 +151,7 @@ def test_options_named_in_prose_exist() -> None:
             elif not code.startswith("--"):
                 continue
             for flag in re.findall(r"(?<!\S)(--[a-z][\w-]*)", code):
-                assert flag in known, f"{name}: {code} names {flag}, which no command has"
+                assert flag in known | slurm, f"{name}: {code} names {flag}, which no command has"
 
 
 @pytest.mark.slow
