@@ -117,7 +117,10 @@ def page(all_results: Mapping[str, Mapping[str, Any]]) -> str:
     """The text of docs/results.md."""
     parts = [HEAD]
     for name, results in all_results.items():
-        command = f"    python -m darts study {name} --profile {PROFILE}\n"
+        command = (
+            "<!-- not run: many searches of minutes each -->\n"
+            f"```sh\npython -m darts study {name} --profile {PROFILE}\n```\n"
+        )
         parts += [f"## {results['title']}\n", command]
         if name.startswith("figure"):
             parts.append(f"![{results['title']}](images/{name}-search.png)\n")
