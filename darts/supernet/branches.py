@@ -2,8 +2,8 @@
 
 A branch holds the parameters of the operation for all these edges in one tensor. On an accelerator
 it launches one convolution for all of them, and edge i owns channels [i·C, (i+1)·C) of its map. On
-a CPU it makes one convolution an edge: oneDNN is no faster on the wider one, and passes over maps
-are several times slower on slices of channels, which leave most of each cache line unused.
+a CPU every edge has a map of its own: passes over maps are several times slower on slices of
+channels, which leave most of each cache line unused.
 
 The batch normalisation that ends every operation is left to the node that receives it; a branch
 only keeps its running statistics.
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darts.supernet.convolve import convolve, convolves
 from darts.supernet.depthwise import depthwise
 
 MOMENTUM, EPS = 0.1, 1e-5
@@ -117,6 +118,15 @@ class Convolutions(Branch):
     def weights(self) -> list[Tensor]:  # noqa: D102
         return [self.weight]
 
+    def readers(self, rows: Sequence[int], x: Tensor) -> int:  # noqa: D102
+        return 1 if convolves(x, self.weight) else super().readers(rows, x)
+
+    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:  # noqa: D102
+        if not convolves(xs[0], self.weight):
+            return super().forward(xs, rows)
+        parts = self.weight.chunk(self.edges)
+        return convolve(xs[0], [parts[r] for r in rows])
+
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
     ) -> Tensor:
@@ -165,7 +175,10 @@ def depthwise_pointwise(
     """Depthwise and pointwise convolution of ``edges`` edges; ``x`` is for all, or one for each."""
     if x.shape[1] != len(kernels):
         x = torch.cat([x] * edges, dim=1)
-    return F.conv2d(depthwise(x, kernels, stride, dilation), pointwise, groups=edges)
+    y = depthwise(x, kernels, stride, dilation)
+    if edges == 1 and convolves(y, pointwise):
+        return convolve(y, [pointwise])[0]
+    return F.conv2d(y, pointwise, groups=edges)
 
 
 class DilatedConvolutions(Branch):

@@ -135,6 +135,18 @@ def test_weight_step_equals_reference(name: str) -> None:
     assert_same_statistics(pair, 1e-9)
 
 
+@pytest.mark.parametrize("name", ["nb201", "s2"])
+def test_convolutions_of_our_own_equal_reference(name: str) -> None:
+    """They need 16 channels."""
+    space = SPACES[name]
+    pair = make_pair(space, channels=16)
+    batch = make_batch(torch.float64, n=2)
+    for beta in (softmax(make_alphas(space, torch.float64)), one_per_edge(space, torch.float64)):
+        logits = [weight_step(net, batch, beta).logits for net in pair]
+        assert_close(logits[1], logits[0], 1e-9, "logits")
+        assert_same(pair, 1e-9, gradient, "gradient")
+
+
 @pytest.mark.parametrize("name", SPACE_NAMES)
 def test_arch_step_equals_reference(name: str) -> None:
     space = SPACES[name]

@@ -1,0 +1,71 @@
+"""1x1 and 3x3 convolutions of one map, on the CPU by kernels of our own.
+
+Convolutions that share their input read it once, and their gradients of it are summed where they
+are made. 3x3 ones use Winograd's F(2x2, 3x3), with 4/9 of the multiplications of oneDNN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import snsoftmax  # noqa: F401  (registers the operators)
+
+_ops = torch.ops.snsoftmax
+CHANNELS = 16
+"""Numbers of channels must be multiples of it."""
+
+
+def convolves(x: Tensor, weight: Tensor) -> bool:
+    """Can `convolve` convolve ``x`` with ``weight``?"""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and weight.shape[-1] in (1, 3)
+        and not any(c % CHANNELS for c in weight.shape[:2])
+    )
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
+        return tuple(_ops.convolve(x, weights))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        needs_map, *needs_weights = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return _differentiable(grads, x, weights, [needs_map, any(needs_weights)])
+        grad_map = _ops.convolve_backward_map(grads, weights) if needs_map else None
+        if not any(needs_weights):
+            return grad_map, *(None for _ in weights)
+        return grad_map, *_ops.convolve_backward_weight(grads, x, weights[0].shape[-1])
+
+
+def _differentiable(
+    grads: Sequence[Tensor], x: Tensor, weights: Sequence[Tensor], needs: list[bool]
+) -> tuple[Tensor | None, ...]:
+    """The gradients as functions that can be differentiated again."""
+    padding = [weights[0].shape[-1] // 2] * 2
+    maps, of_weights = [], []
+    for g, w in zip(grads, weights, strict=True):
+        of_map, of_weight, _ = torch.ops.aten.convolution_backward(
+            g, x, w, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [*needs, False]
+        )
+        maps.append(of_map)
+        of_weights.append(of_weight)
+    return sum(maps[1:], maps[0]) if needs[0] else None, *of_weights
+
+
+def convolve(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Convolve ``x``, [N, C, H, W], with each of ``weights``, [K, C, k, k], at its size.
+
+    float32 or float64 on the CPU; k is 1 or 3, C and K are multiples of 16.
+    """
+    return list(_Convolve.apply(x, *weights))

@@ -1,0 +1,195 @@
+// The convolutions' CPU kernels, of the capability that SNSOFTMAX_CPU_CAPABILITY names, against
+// sums over taps in double; tiles in three chunks. Maps and kernels lie at the end of their
+// allocations, so that the address sanitizer sees a load beyond them.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "check.h"
+#include "convolve.h"
+
+using namespace snsoftmax;
+
+namespace {
+
+constexpr int64_t kChunks = 3;
+
+template <class T>
+using Maps = std::vector<std::vector<T>>;
+
+template <class T>
+struct Data {
+  ConvolveArgs args;
+  std::vector<T> x;
+  Maps<T> weights, grads;
+
+  explicit Data(const ConvolveArgs& a) : args(a) {
+    args.dtype = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
+    std::mt19937 generator(1);
+    std::normal_distribution<double> normal;
+    const auto draw = [&](int64_t n) {
+      std::vector<T> values(static_cast<size_t>(n));
+      for (T& v : values) v = static_cast<T>(normal(generator));
+      return values;
+    };
+    const int64_t pixels = args.images * args.height * args.width;
+    x = draw(pixels * args.inputs);
+    for (int64_t e = 0; e < args.edges; ++e) {
+      weights.push_back(draw(args.outputs * args.kernel * args.kernel * args.inputs));
+      grads.push_back(draw(pixels * args.outputs));
+    }
+  }
+};
+
+template <class T, class P>
+std::vector<P> pointers(Maps<T>& maps) {
+  std::vector<P> result;
+  for (auto& map : maps) result.push_back(map.data());
+  return result;
+}
+
+/// f(chunk, begin, end)
+template <class F>
+void each_chunk(int64_t count, const F& f) {
+  for (int64_t i = 0; i < kChunks; ++i) f(i, count * i / kChunks, count * (i + 1) / kChunks);
+}
+
+template <class T>
+struct Results {
+  Maps<T> y, grad_weights;
+  std::vector<T> grad_map;
+
+  explicit Results(const Data<T>& data)
+      : y(data.grads.size(), std::vector<T>(data.grads[0].size())),
+        grad_weights(data.weights.size(), std::vector<T>(data.weights[0].size())),
+        grad_map(data.x.size()) {}
+};
+
+template <class T>
+Results<T> kernels(Data<T>& data) {
+  const ConvolveArgs& args = data.args;
+  Results<T> result(data);
+  const auto weights = pointers<T, const void*>(data.weights);
+  const auto grads = pointers<T, const void*>(data.grads);
+  const auto values = static_cast<size_t>(args.kernel_values());
+  std::vector<T> packed(values);
+  const auto pack = [&](bool backward) {
+    each_chunk(args.edges * args.outputs, [&](int64_t, int64_t begin, int64_t end) {
+      convolve_pack_cpu(args, weights.data(), backward, packed.data(), begin, end);
+    });
+  };
+  pack(false);
+  each_chunk(args.tiles(), [&](int64_t, int64_t begin, int64_t end) {
+    convolve_forward_cpu(args, data.x.data(), packed.data(), pointers<T, void*>(result.y).data(),
+                         begin, end);
+  });
+  pack(true);
+  each_chunk(args.tiles(), [&](int64_t, int64_t begin, int64_t end) {
+    convolve_backward_map_cpu(args, grads.data(), packed.data(), result.grad_map.data(), begin,
+                              end);
+  });
+  std::vector<T> sums(kChunks * values);
+  each_chunk(args.tiles(), [&](int64_t i, int64_t begin, int64_t end) {
+    convolve_backward_weight_cpu(args, grads.data(), data.x.data(),
+                                 sums.data() + i * args.kernel_values(), begin, end);
+  });
+  each_chunk(args.inputs, [&](int64_t, int64_t begin, int64_t end) {
+    convolve_merge_weight_cpu(args, sums.data(), kChunks,
+                              pointers<T, void*>(result.grad_weights).data(), begin, end);
+  });
+  return result;
+}
+
+template <class T>
+Results<double> taps(const Data<T>& data) {
+  const ConvolveArgs& a = data.args;
+  Results<double> result(Data<double>{a});
+  const int64_t k2 = a.kernel / 2;
+  for (int64_t e = 0; e < a.edges; ++e) {
+    const auto& w = data.weights[static_cast<size_t>(e)];
+    for (int64_t n = 0; n < a.images; ++n) {
+      for (int64_t i = 0; i < a.height; ++i) {
+        for (int64_t j = 0; j < a.width; ++j) {
+          for (int64_t p = std::max<int64_t>(0, k2 - i); p < std::min(a.kernel, a.height + k2 - i);
+               ++p) {
+            for (int64_t q = std::max<int64_t>(0, k2 - j); q < std::min(a.kernel, a.width + k2 - j);
+                 ++q) {
+              for (int64_t k = 0; k < a.outputs; ++k) {
+                const int64_t out = ((n * a.height + i) * a.width + j) * a.outputs + k;
+                for (int64_t c = 0; c < a.inputs; ++c) {
+                  const auto in = static_cast<size_t>(
+                      ((n * a.height + i + p - k2) * a.width + j + q - k2) * a.inputs + c);
+                  const auto tap =
+                      static_cast<size_t>(((k * a.kernel + p) * a.kernel + q) * a.inputs + c);
+                  const auto at = static_cast<size_t>(out);
+                  const auto edge = static_cast<size_t>(e);
+                  const double g = data.grads[edge][at];
+                  result.y[edge][at] += double(data.x[in]) * w[tap];
+                  result.grad_map[in] += g * w[tap];
+                  result.grad_weights[edge][tap] += g * data.x[in];
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+  return result;
+}
+
+template <class T>
+void compare(const char* what, const std::vector<T>& found, const std::vector<double>& expected,
+             const ConvolveArgs& a) {
+  double error = 0.0;
+  double norm = 0.0;
+  for (size_t i = 0; i < found.size(); ++i) {
+    error += std::pow(static_cast<double>(found[i]) - expected[i], 2);
+    norm += std::pow(expected[i], 2);
+  }
+  const double relative = std::sqrt(error / norm);
+  CHECK(relative < (sizeof(T) == 8 ? 1e-14 : 2e-6),
+        "%s of %d bytes deviates by %.1e: kernel %d, %dx%dx%d pixels, %d -> %d channels, %d edges",
+        what, static_cast<int>(sizeof(T)), relative, static_cast<int>(a.kernel),
+        static_cast<int>(a.images), static_cast<int>(a.height), static_cast<int>(a.width),
+        static_cast<int>(a.inputs), static_cast<int>(a.outputs), static_cast<int>(a.edges));
+}
+
+template <class T>
+void run(const ConvolveArgs& args) {
+  Data<T> data(args);
+  const Results<T> found = kernels(data);
+  const Results<double> expected = taps(data);
+  for (size_t e = 0; e < found.y.size(); ++e) {
+    compare("y", found.y[e], expected.y[e], args);
+    compare("the gradient of a weight", found.grad_weights[e], expected.grad_weights[e], args);
+  }
+  compare("the gradient of the map", found.grad_map, expected.grad_map, args);
+}
+
+}  // namespace
+
+int main() {
+  // images, height, width, inputs, outputs, edges: odd sizes, tiles at every border, blocks that
+  // are not full, one to five registers of columns
+  const int64_t cases[][6] = {{2, 8, 8, 16, 16, 1}, {3, 7, 5, 16, 32, 2},  {2, 5, 9, 32, 16, 3},
+                              {1, 1, 1, 16, 16, 1}, {1, 2, 3, 80, 16, 1},  {5, 4, 4, 16, 80, 1},
+                              {1, 3, 1, 16, 16, 5}, {1, 12, 14, 48, 48, 1}};
+  for (const auto& c : cases) {
+    for (const int64_t kernel : {1, 3}) {
+      ConvolveArgs args;
+      args.images = c[0];
+      args.height = c[1];
+      args.width = c[2];
+      args.inputs = c[3];
+      args.outputs = c[4];
+      args.edges = c[5];
+      args.kernel = kernel;
+      run<float>(args);
+      run<double>(args);
+    }
+  }
+  return failures;
+}

@@ -1,0 +1,127 @@
+"""The convolutions that share their input against PyTorch's own in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darts.supernet.convolve import convolve, convolves
+
+ops = torch.ops.snsoftmax
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6}
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
+    error = (ours.double() - theirs).norm() / theirs.norm().clamp_min(1e-3)
+    assert error <= TOLERANCE[dtype]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 11), st.integers(1, 11)),
+    st.sampled_from([16, 32, 48]),
+    st.sampled_from([16, 32, 48]),
+    st.integers(1, 3),
+    st.sampled_from([1, 3]),
+    st.sampled_from(list(TOLERANCE)),
+)
+def test_both_directions(
+    size: tuple[int, int, int], c: int, k: int, edges: int, kernel: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    n, height, width = size
+    x = torch.randn(n, c, height, width, dtype=dtype, requires_grad=True)
+    weights = [
+        torch.randn(k, c, kernel, kernel, dtype=dtype, requires_grad=True) for _ in range(edges)
+    ]
+    wide = [t.detach().double().requires_grad_() for t in (x, *weights)]
+    expected = [F.conv2d(wide[0], w, padding=kernel // 2) for w in wide[1:]]
+    assert convolves(x, weights[0])
+    found = convolve(x, weights)
+    grads = [torch.randn_like(y) for y in found]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == dtype
+        close(ours, theirs, dtype)
+    our_grads = torch.autograd.grad(found, [x, *weights], grads)
+    their_grads = torch.autograd.grad(expected, wide, [g.double() for g in grads])
+    for a, b in zip(our_grads, their_grads, strict=True):
+        close(a, b, dtype)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_second_derivatives(kernel: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 3, 2, dtype=torch.float64, requires_grad=True)
+    weights = [
+        torch.randn(16, 16, kernel, kernel, dtype=torch.float64, requires_grad=True)
+        for _ in range(2)
+    ]
+
+    def mixed(a: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(convolve(a, [w * scale for w in weights]))
+
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(mixed, (x, scale))
+
+
+def test_only_wanted_gradients_are_computed() -> None:
+    x = torch.randn(2, 16, 4, 4)
+    weight = torch.randn(16, 16, 3, 3, requires_grad=True)
+    (y,) = convolve(x, [weight])
+    (grad,) = torch.autograd.grad(y.sum(), [weight])
+    assert grad.shape == weight.shape
+    (y,) = convolve(x.requires_grad_(), [weight.detach()])
+    (grad,) = torch.autograd.grad(y.sum(), [x])
+    assert grad.shape == x.shape
+
+
+def test_what_it_can_convolve() -> None:
+    x, weight = torch.randn(1, 16, 4, 4), torch.randn(16, 16, 3, 3)
+    assert convolves(x, weight)
+    assert not convolves(x.bfloat16(), weight)
+    assert not convolves(x.double(), weight)
+    assert not convolves(x, torch.randn(16, 16, 5, 5))
+    assert not convolves(x[:, :8], weight[:, :8])
+    assert not convolves(x.to("meta"), weight.to("meta"))
+
+
+def test_empty_batch() -> None:
+    x = torch.randn(0, 16, 4, 4, requires_grad=True)
+    weight = torch.randn(16, 16, 3, 3, requires_grad=True)
+    (y,) = convolve(x, [weight])
+    y.sum().backward()
+    assert y.shape == (0, 16, 4, 4)
+    assert weight.grad is not None
+    assert weight.grad.count_nonzero() == 0
+
+
+def test_wrong_arguments_are_refused() -> None:
+    x, weight = torch.randn(1, 16, 4, 4), torch.randn(16, 16, 3, 3)
+    with pytest.raises(ValueError, match="x must have a multiple of 16 channels, but has 8"):
+        ops.convolve(x[:, :8], [weight])
+    with pytest.raises(ValueError, match=r"weights must be \[K, C, k, k\] with k 1 or 3"):
+        ops.convolve(x, [torch.randn(16, 16, 5, 5)])
+    with pytest.raises(ValueError, match="weights are for 32 channels, but x has 16"):
+        ops.convolve(x, [torch.randn(16, 32, 3, 3)])
+    with pytest.raises(ValueError, match="one weight must be given at least"):
+        ops.convolve(x, [])
+    with pytest.raises(TypeError, match="weights must be Float as the map is, but one is Double"):
+        ops.convolve(x, [weight.double()])
+    with pytest.raises(ValueError, match="one gradient of 16 channels for each weight"):
+        ops.convolve_backward_map([x], [weight, weight])
+    with pytest.raises(ValueError, match="does not give"):
+        ops.convolve_backward_weight([x[:, :, :2]], x, 3)
+    with pytest.raises(ValueError, match="kernel must be 1 or 3, but is 2"):
+        ops.convolve_backward_weight([x], x, 2)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_opcheck(kernel: int) -> None:
+    x, weights = torch.randn(2, 16, 4, 4), [torch.randn(32, 16, kernel, kernel)] * 2
+    grads = [torch.randn(2, 32, 4, 4)] * 2
+    torch.library.opcheck(ops.convolve.default, (x, weights))
+    torch.library.opcheck(ops.convolve_backward_map.default, (grads, weights))
+    torch.library.opcheck(ops.convolve_backward_weight.default, (grads, x, kernel))
