@@ -65,7 +65,7 @@ class Evaluation:
         return (
             f"top-1 {_spread(self.top1)} %, top-5 {_spread(self.top5)} % on held-out images, "
             f"{self.parameters / 1e6:.2f} M parameters, "
-            f"{self.multiply_adds / 1e6:.0f} M multiply-adds"
+            f"{self.multiply_adds / 1e6:.2f} M multiply-adds"
         )
 
 

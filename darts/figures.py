@@ -47,13 +47,16 @@ OPERATIONS: dict[str, tuple[str, str]] = {
 _BOWS = {1: 0.0, 2: 0.3, 3: 0.36}
 """Bow of an arrow between nodes of a row, by how many places it spans."""
 
-Quantity = Literal["temperature", "entropy", "loss", "accuracy", "nb201", "gradient"]
+Quantity = Literal[
+    "temperature", "entropy", "loss", "accuracy", "discrete_accuracy", "nb201", "gradient"
+]
 
 _TITLES: dict[Quantity, str] = {
     "temperature": "Temperature t",
     "entropy": "Mean entropy of β (nats)",
     "loss": "Supernet loss",
     "accuracy": "Supernet accuracy (%)",
+    "discrete_accuracy": "Discretised accuracy (%)",
     "nb201": "NAS-Bench-201, CIFAR-10 test (%)",
     "gradient": "Norm of dL/dα",
 }
@@ -109,9 +112,10 @@ def draw_trajectory(
         axes: where to draw.
         runs: name (legend entry) to log; one run may be nameless.
         quantity: "temperature", "entropy", "loss" or "accuracy" (of the supernet on both halves; on
-            the architecture's alone where runs are compared), "nb201" (looked-up CIFAR-10 test
-            accuracy of each epoch's architecture, with the published optimum and collapse), or
-            "gradient" (mean norm of dL/dα over the edges).
+            the architecture's alone where runs are compared), "discrete_accuracy" (of the derived
+            architecture inside the supernet), "nb201" (looked-up CIFAR-10 test accuracy of each
+            epoch's architecture, with the published optimum and collapse), or "gradient" (mean
+            norm of dL/dα over the edges).
     """
     _prepare(axes, _TITLES[quantity])
     for place, (name, records) in enumerate(runs.items()):

@@ -28,8 +28,9 @@ from darts.spaces import Space, get_space
 _PANELS: dict[Quantity, str] = {
     "temperature": "The temperature t of β's softmax.",
     "entropy": "Expectation of the entropies of β over the edges (the paper's Fig. 4A).",
-    "nb201": "Accuracy, looked up in NAS-Bench-201, of the architecture that each epoch would have "
-    "ended with (the paper's Fig. 4B).",
+    "discrete_accuracy": "Accuracy of the architecture that each epoch would have ended with, "
+    "pruned out of the supernet, on the architecture's half (the paper's Fig. 4B).",
+    "nb201": "Accuracy, looked up in NAS-Bench-201, of that architecture.",
     "accuracy": "Accuracy of the supernet on the two halves of the training images.",
     "loss": "Cross-entropy of the supernet on the two halves of the training images.",
     "gradient": "Norm of dL/dα, mean over the edges. Dotted: the first epoch in which β's mean "
@@ -56,8 +57,8 @@ class Run:
 
     def has(self, quantity: Quantity) -> bool:
         """Whether the log knows the quantity."""
-        field = {"nb201": "nb201", "gradient": "gradient_norms"}.get(quantity)
-        return field is None or any(field in record for record in self.records)
+        field = {"loss": "weight_loss", "accuracy": "weight_accuracy", "gradient": "gradient_norms"}
+        return any(field.get(quantity, quantity) in record for record in self.records)
 
 
 def read_run(path: Path) -> Run:

@@ -399,7 +399,7 @@ class Search:
                 torch.stack(self.losses)[:, 0],
                 [*alpha, *self.net.named_parameters()],
                 epoch=self.epoch,
-                advice="lower weights.learning_rate or weights.clip",
+                advice="lower weights.learning_rate or set weights.clip",
                 checkpoints=self.checkpoints,
             )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from darts.errors import UserError
 from darts.evaluation_config import parse
 from darts.nb201 import DATASETS, SIZE, TITLES, Table
 from darts.nb201_import import import_official
@@ -59,7 +60,10 @@ def _query(table: Table, arch: str) -> None:
 
 
 def _top(table: Table, count: int, dataset: str, split: str) -> None:
+    if count < 1:
+        raise UserError(f"count={count} must be at least 1.")
+    best = table.top(count, dataset=dataset, split=split)
     print("  id " + "".join(f"{TITLES[name]:>16}" for name in DATASETS) + "  architecture")
-    for row in table.top(count, dataset=dataset, split=split):
+    for row in best:
         values = "".join(f"{row.accuracy(name, split):16.2f}" for name in DATASETS)
         print(f"{row.id:5d}{values}  {row.arch}")

@@ -251,5 +251,5 @@ def test_summary_gives_mean_and_deviation() -> None:
     result = Evaluation(parse(RESNET), 1_234_567, 78_900_000, [93.0, 94.0], [99.0, 99.5])
     assert result.summary() == (
         "top-1 93.50 ± 0.71 %, top-5 99.25 ± 0.35 % on held-out images, "
-        "1.23 M parameters, 79 M multiply-adds"
+        "1.23 M parameters, 78.90 M multiply-adds"
     )

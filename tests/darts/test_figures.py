@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import FancyArrowPatch
 
+from darts.errors import UserError
 from darts.figures import (
     OPERATIONS,
     draw_cell,
@@ -186,6 +187,6 @@ def test_failed_drawing_keeps_the_old_picture(tmp_path: Path) -> None:
         def savefig(self, *args: object, **kwargs: object) -> None:
             raise OSError("no space left on device")
 
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match="no space"):
         save(Broken(), path)
     assert path.read_bytes() == b"old"

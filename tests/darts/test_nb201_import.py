@@ -134,7 +134,11 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["nb201", "top", "--count", "1", "--dataset", "cifar100", "--table", target]) == 0
     assert ARCHS[2] in capsys.readouterr().out
     assert main(["nb201", "top", "--dataset", "mnist", "--table", target]) == 2
-    assert "dataset='mnist'" in capsys.readouterr().err
+    assert main(["nb201", "top", "--count", "0", "--table", target]) == 2
+    output = capsys.readouterr()
+    assert not output.out
+    assert "dataset='mnist'" in output.err
+    assert "count=0" in output.err
 
 
 def test_shared_table_survives_being_written(shared: Path, tmp_path: Path) -> None:

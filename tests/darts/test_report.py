@@ -77,6 +77,7 @@ def make_run(
             "weight_accuracy": 20.0,
             "arch_loss": 2.1,
             "arch_accuracy": 19.5,
+            "discrete_accuracy": 15.0,
             "seconds": 2.0,
             "genotype": genotype,
             "weights": {name: beta.tolist() for name, beta in weights.items()},
@@ -103,7 +104,7 @@ def test_page_stands_alone_and_shows_everything(space: str, tmp_path: Path) -> N
     assert not re.search(r"@import|url\((?!#)|<script|<link", source)
     cells = get_space(space).cells
     assert written.tags["img"] == sum(len(cell.edges) for cell in cells.values())
-    panels = 6 if space == "nb201" else 5
+    panels = 7 if space == "nb201" else 6
     assert written.tags["svg"] == panels + len(cells)
     assert str(read_run(run).genotype) in written.text
     assert "method: edd" in written.text
