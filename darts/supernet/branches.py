@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.supernet.convolve import convolve, convolves
-from darts.supernet.depthwise import depthwise
+from darts.supernet.depthwise import depthwise, normalized_depthwise
 
 MOMENTUM, EPS = 0.1, 1e-5
 """Of every batch normalisation."""
@@ -169,16 +169,16 @@ class Reductions(Branch):
         }
 
 
-def depthwise_pointwise(
-    x: Tensor, kernels: Tensor, pointwise: Tensor, stride: int, dilation: int, edges: int
-) -> Tensor:
-    """Depthwise and pointwise convolution of ``edges`` edges; ``x`` is for all, or one for each."""
-    if x.shape[1] != len(kernels):
-        x = torch.cat([x] * edges, dim=1)
-    y = depthwise(x, kernels, stride, dilation)
-    if edges == 1 and convolves(y, pointwise):
-        return convolve(y, [pointwise])[0]
-    return F.conv2d(y, pointwise, groups=edges)
+def spread(x: Tensor, kernels: Tensor, edges: int) -> Tensor:
+    """``x`` once for each of ``edges`` edges, whose depthwise ``kernels`` are given."""
+    return x if x.shape[1] == len(kernels) else torch.cat([x] * edges, dim=1)
+
+
+def pointwise(x: Tensor, weight: Tensor, edges: int) -> Tensor:
+    """1x1 convolutions of ``edges`` edges, each of its own channels of ``x``."""
+    if edges == 1 and convolves(x, weight):
+        return convolve(x, [weight])[0]
+    return F.conv2d(x, weight, groups=edges)
 
 
 class DilatedConvolutions(Branch):
@@ -196,7 +196,10 @@ class DilatedConvolutions(Branch):
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
     ) -> Tensor:
-        return depthwise_pointwise(x, weights[0], weights[1], self.stride, 2, len(rows))
+        edges = len(rows)
+        return pointwise(
+            depthwise(spread(x, weights[0], edges), weights[0], self.stride, 2), weights[1], edges
+        )
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {
@@ -224,26 +227,22 @@ class SeparableConvolutions(Branch):
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
     ) -> Tensor:
-        depthwise1, pointwise1, depthwise2, pointwise2 = weights
-        y = depthwise_pointwise(x, depthwise1, pointwise1, self.stride, 1, len(rows))
-        y = self._normalize(y, rows).relu()
-        return depthwise_pointwise(y, depthwise2, pointwise2, 1, 1, len(rows))
+        edges = len(rows)
+        x = spread(x, weights[0], edges)
+        y = pointwise(depthwise(x, weights[0], self.stride, 1), weights[1], edges)
+        return pointwise(self._normalized_depthwise(y, weights[2], rows), weights[3], edges)
 
-    def _normalize(self, y: Tensor, rows: Sequence[int]) -> Tensor:
+    def _normalized_depthwise(self, y: Tensor, weight: Tensor, rows: Sequence[int]) -> Tensor:
         mean, var = self.middle.mean, self.middle.var
         if mean is None or var is None:
-            return F.batch_norm(y, None, None, training=True)
-        if len(rows) in (1, self.edges):
-            at = slice(rows[0], rows[-1] + 1)
-            return F.batch_norm(
-                y, mean[at].view(-1), var[at].view(-1), None, None, self.training, MOMENTUM, EPS
-            )
-        chosen = list(rows)
-        live = mean[chosen].view(-1), var[chosen].view(-1)
-        y = F.batch_norm(y, *live, None, None, self.training, MOMENTUM, EPS)
-        if self.training:
-            mean[chosen], var[chosen] = (s.view(len(rows), -1) for s in live)
-        return y
+            return normalized_depthwise(y, weight, ([], []), True, MOMENTUM, EPS)
+        contiguous = len(rows) in (1, self.edges)
+        at = slice(rows[0], rows[-1] + 1) if contiguous else list(rows)
+        live = mean[at].view(-1), var[at].view(-1)
+        z = normalized_depthwise(y, weight, ([live[0]], [live[1]]), self.training, MOMENTUM, EPS)
+        if self.training and not contiguous:  # copies were updated
+            mean[at], var[at] = (s.view(len(rows), -1) for s in live)
+        return z
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {

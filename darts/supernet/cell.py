@@ -17,6 +17,7 @@ from darts.supernet.branches import EPS, MOMENTUM, Branch, Statistics, Views, ma
 from darts.supernet.leave import Departure, leave
 from darts.supernet.mixture import SharedMap, Summand, mixture
 from darts.supernet.plan import Live, Plan, Term, make_plan
+from darts.supernet.pool import max_pool
 
 AVERAGE = "avg_pool_3x3"
 POOLS = (AVERAGE, "max_pool_3x3")
@@ -106,7 +107,7 @@ class Source(nn.Module):
         elif operation == AVERAGE:
             y = F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)
         else:
-            y = F.max_pool2d(x, 3, self.stride, 1)
+            y = max_pool(x, self.stride)
         if operation not in self.pool_statistics:
             return SharedMap.of(y, None if averaged is None else departure.averaged_gradients)
         statistics = self.pool_statistics[operation]

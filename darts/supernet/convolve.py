@@ -33,7 +33,7 @@ def convolves(x: Tensor, weight: Tensor) -> bool:
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(x, *weights)
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[1:]) else None, *weights)
         return tuple(_ops.convolve(x, weights))
 
     @staticmethod
@@ -49,10 +49,12 @@ class _Convolve(torch.autograd.Function):
 
 
 def _differentiable(
-    grads: Sequence[Tensor], x: Tensor, weights: Sequence[Tensor], needs: list[bool]
+    grads: Sequence[Tensor], x: Tensor | None, weights: Sequence[Tensor], needs: list[bool]
 ) -> tuple[Tensor | None, ...]:
     """The gradients as functions that can be differentiated again."""
     padding = [weights[0].shape[-1] // 2] * 2
+    if x is None:  # only its shape counts
+        x = grads[0].new_empty(len(grads[0]), weights[0].shape[1], *grads[0].shape[2:])
     maps, of_weights = [], []
     for g, w in zip(grads, weights, strict=True):
         of_map, of_weight, _ = torch.ops.aten.convolution_backward(
