@@ -53,8 +53,9 @@ scale: in the studies of NAS-Bench-201 a search sees 5,170 images of CIFAR-10 (h
 for α) with a supernet of C=8, N=1 in bfloat16, 25 epochs of batch 32; the paper's sees all of
 CIFAR-10 with C=16, N=5, 50 epochs. Accuracies are NAS-Bench-201's, of the architecture found,
 trained for 200 epochs on the whole data set. ± is the sample deviation over seeds; H(β) the mean
-entropy of the edges' β after the last epoch; "pruned" the accuracy of the found architecture inside
-the supernet; s the processor time of the epochs, on the machine of the other benchmarks.
+entropy of the edges' β after the last epoch; "pruned" the accuracy, inside the supernet, of the
+architecture that β means then (methods that select by trial, as `random` and `darts-pt`, end with
+another one); s the processor time of the epochs, on the machine of the other benchmarks.
 """
 
 
