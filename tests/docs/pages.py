@@ -35,8 +35,8 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The name in a first line `# name.ext`: the block is that file's content."""
-        first = re.match(r"# ([\w.-]+\.\w+)\n", self.text)
+        """The name in a first line `# name.ext` (a `#!` may come before): the file's content."""
+        first = re.match(r"(?:#!.*\n)?# ([\w.-]+\.\w+)\n", self.text)
         return first[1] if first else None
 
     @property

@@ -56,7 +56,9 @@ def run(command: str, folder: Path) -> None:
     if program == "make":
         rest = make_recipe(*rest)
     elif program == "sbatch":  # SLURM runs the script's commands through srun
-        script = (folder / rest[0]).read_text().replace("srun python", sys.executable)
+        script = (folder / rest[0]).read_text()
+        assert script.startswith("#!"), f"{rest[0]}: sbatch refuses a script without this"
+        script = script.replace("srun python", sys.executable)
         return run_process(["bash", "-euc", script], folder)
     elif program == "python":
         rest = sized(rest)
