@@ -1,6 +1,7 @@
 # make search   set up, build, find an architecture with EDD-DARTS on digits, train it, draw it
 # make test     set up, build, check and test everything
 # make docs     the site, in build/site
+# make sanitize every C++ test under the sanitizers, and proof that they notice broken kernels
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -13,8 +14,8 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 SOURCES := setup.py csrc/sources.txt $(shell find csrc/kernels csrc/torch -type f)
 OUT ?= runs/digits-edd
 
-.PHONY: search test test-fast lint docs ctest sanitize fuzz bench bench-operator bench-mixture bench-step \
-  results wheel wheel-test clean
+.PHONY: search test test-fast lint docs ctest sanitize sanitize-few sass fuzz bench bench-operator bench-mixture \
+  bench-step results wheel wheel-test clean
 
 search: $(EXTENSION)
 	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --warmup 10 \
@@ -23,7 +24,7 @@ search: $(EXTENSION)
 # One process a core, one thread each: the tests are many and small.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS)
 
-test: lint ctest $(EXTENSION)
+test: lint ctest sanitize-few $(EXTENSION)
 	$(PYTEST)
 
 test-fast: lint $(EXTENSION)
@@ -51,6 +52,19 @@ sanitize: $(READY)
 	  $(CMAKE) --build build/$$kind -j $(JOBS) && \
 	  $(CTEST) --test-dir build/$$kind --output-on-failure || exit 1; \
 	done
+
+# A few cases of every CUDA kernel under each of them: a minute or two, so part of `test`.
+sanitize-few: $(READY)
+	for kind in address thread; do \
+	  $(CMAKE) -S . -B build/$$kind -DSNSOFTMAX_SANITIZE=$$kind && \
+	  $(CMAKE) --build build/$$kind -j $(JOBS) --target sn_softmax_cuda_test mixture_cuda_test && \
+	  build/$$kind/tests/csrc/sn_softmax_cuda_test few && \
+	  build/$$kind/tests/csrc/mixture_cuda_test few || exit 1; \
+	done
+
+# What nvcc made of the CUDA kernels: registers, spills, access widths. Part of `test` where nvcc is.
+sass: $(READY)
+	$(RUN) -m bench.sass
 
 fuzz: $(EXTENSION)
 	$(RUN) -m pytest tests/snsoftmax/test_fuzz.py --hypothesis-profile=fuzz

@@ -114,7 +114,9 @@ class BuildExt(cpp_extension.BuildExtension):
 
     def build_extensions(self) -> None:
         compiler = os.environ.get("CXX", "c++")
-        headers = max(h.stat().st_mtime for h in (ROOT / KERNELS).glob("*.h"))
+        headers = max(
+            h.stat().st_mtime for h in (ROOT / KERNELS).glob("*.h") if "_cuda" not in h.name
+        )
         jobs, objects = [], []
         for source in kernel_sources():
             if source.suffix != ".cpp":

@@ -40,13 +40,13 @@ template <>
 struct Limits<float> {
   static constexpr float lowest = -FLT_MAX;       // the maximum of nothing, see octaves()
   static constexpr float steepest = FLT_MAX / 2;  // times log2(e) it is still finite
-  static constexpr float floor = -160.0f;         // 2^floor is zero, denormals included
+  static constexpr float floor = -127.0f;         // the caller's exp2 makes it an exact zero
 };
 template <>
 struct Limits<double> {
   static constexpr double lowest = -DBL_MAX;
   static constexpr double steepest = DBL_MAX / 2;
-  static constexpr double floor = -1100.0;
+  static constexpr double floor = -1023.0;
 };
 
 template <class S>

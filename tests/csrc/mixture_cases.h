@@ -258,6 +258,13 @@ void few() {
   several.channels = 3;
   several.pixels = 33;
   run<__nv_bfloat16>(several);
+  Case wide;  // more channels than threads: two tiles, the second one partial
+  wide.channels = 300;
+  wide.offset = 1;
+  wide.pixels = 5;
+  wide.normalized = 1;
+  wide.plain = 1;
+  run<float>(wide);
 }
 
 void all() {

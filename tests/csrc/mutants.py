@@ -22,8 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "csrc/kernels"
 SIMT = ROOT / "csrc/simt"
 TESTS = ROOT / "tests/csrc"
-CUDA, MATH, PLAN = "sn_softmax_cuda.cu", "sn_softmax_math.h", "sn_softmax_plan.h"
-
+SN_SOFTMAX, MIXTURE = "sn_softmax", "mixture"
 SANITIZERS = {
     "race": ["-fsanitize=thread"],
     "bounds": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
@@ -33,19 +32,19 @@ SANITIZERS = {
 EVIDENCE = {
     "race": ["ThreadSanitizer: data race"],
     "bounds": ["ERROR: AddressSanitizer", "runtime error: "],
-    "value": ["sn_softmax_cases.h:"],
+    "value": ["_cases.h:"],
 }
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old`, which occurs once in `file`, replaced by `new`; seen by `kind`."""
+    """`old`, once in the operator's CUDA sources, replaced by `new`; noticed by `kind`."""
 
     name: str
     kind: str
     old: str
     new: str
-    file: str = CUDA
+    operator: str = SN_SOFTMAX
 
 
 SYNC = "__syncthreads();"
@@ -73,10 +72,10 @@ MUTANTS = [
            "left < blockDim.x ? static_cast<int>(left)", "left < 0 ? static_cast<int>(left)"),
     Mutant("too little shared memory", "bounds",
            "const int64_t shared = inputs * packs * kPackBytes;",
-           "const int64_t shared = inputs * (packs - 1) * kPackBytes;", PLAN),
+           "const int64_t shared = inputs * (packs - 1) * kPackBytes;"),
     Mutant("too little workspace", "bounds",
            "static_cast<size_t>(plan.blocks) * (1 + kMaxSums) * opmath",
-           "static_cast<size_t>(plan.blocks) * kMaxSums * opmath", PLAN),
+           "static_cast<size_t>(plan.blocks) * kMaxSums * opmath"),
     Mutant("no rescale between rounds", "value", "formula.rescale(before, max);", ""),
     Mutant("no rescale to the block's max", "value",
            "formula.rescale(own, max);\n  reduce(formula, group);", "reduce(formula, group);"),
@@ -84,7 +83,7 @@ MUTANTS = [
     Mutant("no rescale of the parts to the row", "value",
            "formula.rescale(partials[i].max, max);", ""),
     Mutant("a moment that is not moved", "value", "moment = p * (moment + z * power);",
-           "moment = p * moment;", MATH),
+           "moment = p * moment;"),
     Mutant("a sum over half a warp", "value",
            "      if (bit < lanes) {\n", "      if (2 * bit < lanes) {\n"),
     Mutant("a max over half a warp", "value", "if (bit < lanes) x = larger(",
@@ -92,14 +91,53 @@ MUTANTS = [
     Mutant("padding that counts", "value", "S(-INFINITY)", "S(0)"),
     Mutant("the smooth term at t", "value", "const S smooth_z = octaves(a, max, inverse_st_);",
            "const S smooth_z = octaves(a, max, inverse_t_);"),
-    Mutant("no mean in the smooth term", "value", "(g - at_st.mean)", "(g)", MATH),
+    Mutant("no mean in the smooth term", "value", "(g - at_st.mean)", "(g)"),
     Mutant("an entropy gradient of the wrong sign", "value",
            "(p * at_t.slope) * (g - tilt * z - at_t.mean);\n  const",
-           "(p * at_t.slope) * (g + tilt * z - at_t.mean);\n  const", MATH),
+           "(p * at_t.slope) * (g + tilt * z - at_t.mean);\n  const"),
     Mutant("a round that is not written", "value", "rounds > 0; --rounds",
            "rounds > 1; --rounds"),
     Mutant("a row's temperature for its neighbour", "value", "data + row * stride",
            "data + stride"),
+    Mutant("no barrier within the mixture's tree", "race",
+           f"{SYNC}\n    if (lane < width", "if (lane < width", MIXTURE),
+    Mutant("no barrier after the mixture's tree", "race",
+           f"combine(lane, lane + width);\n  }}\n  {SYNC}", "combine(lane, lane + width);\n  }",
+           MIXTURE),
+    Mutant("a pixel too many for the statistics", "bounds",
+           "end(pixels * (static_cast<int64_t>(blockIdx.x) + 1) / chunks)",
+           "end(1 + pixels * (static_cast<int64_t>(blockIdx.x) + 1) / chunks)", MIXTURE),
+    Mutant("a pack of channels too many", "bounds", "pack < layout.packs)",
+           "pack <= layout.packs)", MIXTURE),
+    Mutant("packs whatever the maps' alignment", "bounds",
+           "reinterpret_cast<uintptr_t>(map.data) % 16 == 0", "true", MIXTURE),
+    Mutant("too little workspace for the mixture", "bounds",
+           "(1 + maps) * kChunks + 3 * args.normalized", "maps * layout_of(args, 1).chunks",
+           MIXTURE),
+    Mutant("lanes that are not merged", "value", "lane + width < lanes", "lane + width < 1",
+           MIXTURE),
+    Mutant("chunks that are not merged", "value",
+           "j < chunks; j += layout.lanes) {\n      const int64_t pixels",
+           "j < 1; j += layout.lanes) {\n      const int64_t pixels",
+           MIXTURE),
+    Mutant("sums of chunks that are not merged", "value",
+           "j < chunks; j += layout.lanes) {\n        const double* const chunk",
+           "j < 1; j += layout.lanes) {\n        const double* const chunk", MIXTURE),
+    Mutant("a shift that is not added back", "value", "{n, shift + mean,", "{n, mean,",
+           MIXTURE),
+    Mutant("moments merged without their distance", "value",
+           "m2 += other.m2 + delta * delta * count * share;", "m2 += other.m2;", MIXTURE),
+    Mutant("a map's statistics for its neighbour", "value",
+           "shift = coefficients<S, V>(mean + i * args.channels, channel);",
+           "shift = coefficients<S, V>(mean, channel);", MIXTURE),
+    Mutant("the first group of maps alone", "value", "blockIdx.z) * kMaps", "blockIdx.z) * 0",
+           MIXTURE),
+    Mutant("a gradient without the batch's mean", "value", "training ? g[me] : 0.0", "0.0",
+           MIXTURE),
+    Mutant("an accumulated gradient that is replaced", "value",
+           "dy.lane[v] += before.lane[v];", "dy.lane[v] += 0 * before.lane[v];", MIXTURE),
+    Mutant("dw of one tile of channels", "value", "total += scale * gy[me];",
+           "total = scale * gy[me];", MIXTURE),
 ]  # fmt: skip
 
 
@@ -109,20 +147,24 @@ def compile_object(compiler: str, kind: str, source: Path, include: list[Path], 
     subprocess.run([*command, "-xc++", "-c", str(source), "-o", str(to)], check=True)
 
 
-def compile_tests(compiler: str, kind: str, kernels: Path, folder: Path) -> list[Path]:
+def compile_tests(
+    compiler: str, kind: str, operator: str, kernels: Path, folder: Path
+) -> list[Path]:
     """The objects that only a broken header concerns."""
     folder.mkdir(exist_ok=True)
     objects = []
-    for source in (SIMT / "simt.cpp", TESTS / "sn_softmax_cuda_test.cpp"):
+    for source in (SIMT / "simt.cpp", TESTS / f"{operator}_cuda_test.cpp"):
         objects.append(folder / f"{source.stem}.o")
         compile_object(compiler, kind, source, [SIMT, kernels, TESTS], objects[-1])
     return objects
 
 
-def build(compiler: str, kind: str, kernels: Path, tests: list[Path], folder: Path) -> Path:
+def build(
+    compiler: str, kind: str, operator: str, kernels: Path, tests: list[Path], folder: Path
+) -> Path:
     """The test program with the sources in `kernels`."""
     target, program = folder / "kernels.o", folder / "test"
-    compile_object(compiler, kind, kernels / CUDA, [SIMT, kernels], target)
+    compile_object(compiler, kind, kernels / f"{operator}_cuda.cu", [SIMT, kernels], target)
     command = [compiler, *SANITIZERS[kind], str(target), *map(str, tests)]
     subprocess.run([*command, "-pthread", "-o", str(program)], check=True)
     return program
@@ -139,22 +181,26 @@ def run(program: Path) -> tuple[int, str]:
     return result.returncode, result.stdout + result.stderr
 
 
-def verdict(compiler: str, mutant: Mutant | None, kind: str, tests: list[Path]) -> str:
+def verdict(
+    compiler: str, operator: str, mutant: Mutant | None, kind: str, tests: list[Path]
+) -> str:
     """What went wrong, or an empty string; `tests` are the objects of the unbroken headers."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kernels = folder / "kernels"
         kernels.mkdir()
+        broken: list[str] = []
         for path in KERNELS.iterdir():
             text = path.read_text()
-            if mutant is not None and path.name == mutant.file:
-                if text.count(mutant.old) != 1:
-                    return f"{mutant.old!r} occurs {text.count(mutant.old)} times, not once"
+            if mutant is not None and path.name.startswith(operator) and "_cpu" not in path.name:
+                broken += [path.name] * text.count(mutant.old)
                 text = text.replace(mutant.old, mutant.new)
             (kernels / path.name).write_text(text)
-        if mutant is not None and mutant.file == PLAN:
-            tests = compile_tests(compiler, kind, kernels, folder / "tests")
-        code, output = run(build(compiler, kind, kernels, tests, folder))
+        if mutant is not None and len(broken) != 1:
+            return f"{mutant.old!r} occurs {len(broken)} times, not once"
+        if broken == ["sn_softmax_plan.h"]:
+            tests = compile_tests(compiler, kind, operator, kernels, folder / "tests")
+        code, output = run(build(compiler, kind, operator, kernels, tests, folder))
     if mutant is None:
         return "" if code == 0 else f"the unbroken sources fail:\n{output[:2000]}"
     if code == 0:
@@ -172,20 +218,24 @@ def main() -> int:
     if unknown := set(arguments.names) - {mutant.name for mutant in MUTANTS}:
         parser.error(f"no such mutant: {', '.join(sorted(unknown))}")
 
-    jobs: list[tuple[Mutant | None, str]] = [(None, kind) for kind in SANITIZERS]
-    jobs += [(m, m.kind) for m in MUTANTS if not arguments.names or m.name in arguments.names]
+    wanted = [m for m in MUTANTS if not arguments.names or m.name in arguments.names]
+    unbroken = sorted({(m.operator, m.kind) for m in wanted})
+    jobs: list[tuple[str, str, Mutant | None]] = [(*pair, None) for pair in unbroken]
+    jobs += [(m.operator, m.kind, m) for m in wanted]
     failed = 0
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         compiled = pool.map(
-            lambda kind: compile_tests(arguments.compiler, kind, KERNELS, Path(name) / kind),
-            SANITIZERS,
+            lambda pair: compile_tests(
+                arguments.compiler, pair[1], pair[0], KERNELS, Path(name) / "-".join(pair)
+            ),
+            unbroken,
         )
-        tests = dict(zip(SANITIZERS, compiled, strict=True))
+        tests = dict(zip(unbroken, compiled, strict=True))
         verdicts = pool.map(
-            lambda job: verdict(arguments.compiler, job[0], job[1], tests[job[1]]), jobs
+            lambda job: verdict(arguments.compiler, job[0], job[2], job[1], tests[job[:2]]), jobs
         )
-        for (mutant, kind), problem in zip(jobs, verdicts, strict=True):
-            title = "unbroken" if mutant is None else mutant.name
+        for (operator, kind, mutant), problem in zip(jobs, verdicts, strict=True):
+            title = f"unbroken {operator}" if mutant is None else mutant.name
             print(f"{kind:6}  {title:44}  {problem or ('passes' if mutant is None else 'caught')}")
             sys.stdout.flush()
             failed += bool(problem)
