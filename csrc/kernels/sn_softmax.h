@@ -41,6 +41,7 @@ struct SNSoftmaxArgs {
   Smooth smooth = Smooth::kNone;
   double scale = 0.0;
   Temperature smooth_temperature;
+  bool past_caches = false;  ///< CPU: write the result with stores that bypass the caches
 };
 
 /// Rows [begin, end). `entropy` may be null.

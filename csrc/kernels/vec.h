@@ -56,6 +56,11 @@ struct Op<double> {
 };
 
 template <class T>
+using Scalar = typename Op<T>::scalar;
+template <class T>
+using Vector = typename Op<T>::vector;
+
+template <class T>
 constexpr int kLanes = kVectorBytes / sizeof(typename Op<T>::scalar);
 
 SNSOFTMAX_INLINE VecF select(VecI mask, VecF a, VecF b) { return mask ? a : b; }
@@ -97,12 +102,23 @@ SNSOFTMAX_INLINE VecF load(const BFloat16* p) {
 }
 SNSOFTMAX_INLINE void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
 SNSOFTMAX_INLINE void store(double* p, VecD v) { std::memcpy(p, &v, sizeof v); }
-SNSOFTMAX_INLINE void store(BFloat16* p, VecF v) {
+/// The bfloat16 nearest to v (ties to even) in the upper half of each lane; the lower is anything.
+SNSOFTMAX_INLINE VecU rounded_to_bfloat16(VecF v) {
   const VecU u = reinterpret_cast<VecU>(v);
-  const VecU even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  const VecI nan = v != v;  // rounding could carry a NaN into infinity
-  const VecU out = nan ? (u >> 16) | 0x40u : even;
-  const VecH h = narrow(out);
+  const VecU half = 0x7fffu + ((u >> 16) & 1u);
+  // Rounding could carry a NaN into infinity. Arithmetic makes quiet NaNs only, which stay ones
+  // without their lower half.
+#if defined(__AVX512F__)
+  const __mmask16 number = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_ORD_Q);
+  return (VecU)_mm512_mask_add_epi32((__m512i)u, number, (__m512i)u, (__m512i)half);
+#else
+  const VecI number = v == v;
+  return u + (reinterpret_cast<VecU>(number) & half);
+#endif
+}
+SNSOFTMAX_INLINE VecH in_memory(BFloat16, VecF v) { return narrow(rounded_to_bfloat16(v) >> 16); }
+SNSOFTMAX_INLINE void store(BFloat16* p, VecF v) {
+  const VecH h = in_memory(BFloat16{}, v);
   std::memcpy(p, &h, sizeof h);
 }
 
@@ -110,17 +126,15 @@ SNSOFTMAX_INLINE void store(BFloat16* p, VecF v) {
 SNSOFTMAX_INLINE VecF load(const Half* p) {
   return (VecF)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-SNSOFTMAX_INLINE void store(Half* p, VecF v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+SNSOFTMAX_INLINE VecH in_memory(Half, VecF v) {
+  return (VecH)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
 }
 #elif defined(__F16C__)
 SNSOFTMAX_INLINE VecF load(const Half* p) {
   return (VecF)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-SNSOFTMAX_INLINE void store(Half* p, VecF v) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+SNSOFTMAX_INLINE VecH in_memory(Half, VecF v) {
+  return (VecH)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 }
 #else
 SNSOFTMAX_INLINE VecF load(const Half* p) {
@@ -135,7 +149,7 @@ SNSOFTMAX_INLINE VecF load(const Half* p) {
   value = special ? reinterpret_cast<VecF>(magnitude | 0x7f800000u) : value;
   return reinterpret_cast<VecF>(reinterpret_cast<VecU>(value) | sign);
 }
-SNSOFTMAX_INLINE void store(Half* p, VecF v) {
+SNSOFTMAX_INLINE VecH in_memory(Half, VecF v) {
   const VecU bits = reinterpret_cast<VecU>(v);
   const VecU sign = (bits >> 16) & 0x8000u;
   const VecU magnitude = bits & 0x7fffffffu;
@@ -147,10 +161,44 @@ SNSOFTMAX_INLINE void store(Half* p, VecF v) {
   VecU out = (magnitude < (113u << 23)) ? denormal : normal;
   out = (magnitude >= 0x477ff000u) ? (VecU{} + 0x7c00u) : out;
   out = (magnitude > 0x7f800000u) ? (VecU{} + 0x7e00u) : out;
-  const VecH h = __builtin_convertvector(out | sign, VecH);
-  std::memcpy(p, &h, sizeof h);
+  return __builtin_convertvector(out | sign, VecH);
 }
 #endif
+SNSOFTMAX_INLINE void store(Half* p, VecF v) {
+  const VecH h = in_memory(Half{}, v);
+  std::memcpy(p, &h, sizeof h);
+}
+
+// ---- stores past the caches: p on a multiple of the bytes stored; then stream_fence() ----
+
+#if defined(__AVX512F__)
+SNSOFTMAX_INLINE void stream(float* p, VecF v) { _mm512_stream_ps(p, (__m512)v); }
+SNSOFTMAX_INLINE void stream(double* p, VecD v) { _mm512_stream_pd(p, (__m512d)v); }
+template <class T>
+SNSOFTMAX_INLINE void stream(T* p, VecF v) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)in_memory(T{}, v));
+}
+SNSOFTMAX_INLINE void stream_fence() { _mm_sfence(); }
+#elif defined(__AVX2__)
+SNSOFTMAX_INLINE void stream(float* p, VecF v) { _mm256_stream_ps(p, (__m256)v); }
+SNSOFTMAX_INLINE void stream(double* p, VecD v) { _mm256_stream_pd(p, (__m256d)v); }
+template <class T>
+SNSOFTMAX_INLINE void stream(T* p, VecF v) {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)in_memory(T{}, v));
+}
+SNSOFTMAX_INLINE void stream_fence() { _mm_sfence(); }
+#else
+template <class T>
+SNSOFTMAX_INLINE void stream(T* p, typename Op<T>::vector v) {
+  store(p, v);
+}
+SNSOFTMAX_INLINE void stream_fence() {}
+#endif
+/// Whether stream() may write to p.
+template <class T>
+SNSOFTMAX_INLINE bool can_stream(const T* p) {
+  return reinterpret_cast<uintptr_t>(p) % (kLanes<T> * sizeof(T)) == 0;
+}
 
 /// The first n lanes from memory, the others `fill`.
 template <class T>
@@ -260,11 +308,13 @@ SNSOFTMAX_INLINE auto highest(V v) {
   return across_lanes(v, [](V a, V b) { return a < b ? b : a; })[0];
 }
 
-// ---- 2^z for z <= 0; an exact zero where the result would be denormal ----
+// ---- 2^z for -127 <= z <= 0 (double: -1023); an exact zero at the lower end ----
 
+// The addend is 1.5 * 2^23 (double: 2^52), which leaves the nearest integer in the low bits, plus
+// the exponent's bias: shifted up, those bits are 2^n, and at the lower end zero.
 SNSOFTMAX_INLINE VecF exp2_nonpositive(VecF z) {
-  const VecF shifted = z + 12582912.0f;  // the nearest integer, in the low mantissa bits
-  const VecF r = z - (shifted - 12582912.0f);
+  const VecF shifted = z + 12583039.0f;
+  const VecF r = z - (shifted - 12583039.0f);
   VecF y = r * 1.545316295e-4f + 1.339086336e-3f;  // minimax on [-1/2, 1/2]: 5e-9
   y = y * r + 9.618082557e-3f;
   y = y * r + 5.550357114e-2f;
@@ -272,13 +322,12 @@ SNSOFTMAX_INLINE VecF exp2_nonpositive(VecF z) {
   y = y * r + 6.931471880e-1f;
   y = y * r + 1.0f;
   // A product, not an addition to the exponent's bits: a NaN must stay one.
-  const VecU power = (reinterpret_cast<VecU>(shifted) + 127u) << 23;
-  return select(z < -126.0f, VecF{}, y * reinterpret_cast<VecF>(power));
+  return y * reinterpret_cast<VecF>(reinterpret_cast<VecU>(shifted) << 23);
 }
 
 SNSOFTMAX_INLINE VecD exp2_nonpositive(VecD z) {
-  const VecD shifted = z + 6755399441055744.0;
-  const VecD r = z - (shifted - 6755399441055744.0);
+  const VecD shifted = z + 6755399441056767.0;
+  const VecD r = z - (shifted - 6755399441056767.0);
   VecD y = r * 2.57293241773623042e-11 + 4.45581790833606449e-10;  // minimax: 1e-19
   y = y * r + 7.05489730415549928e-9;
   y = y * r + 1.01780570877339411e-7;
@@ -291,8 +340,7 @@ SNSOFTMAX_INLINE VecD exp2_nonpositive(VecD z) {
   y = y * r + 2.40226506959100712e-1;
   y = y * r + 6.93147180559945309e-1;
   y = y * r + 1.0;
-  const VecL power = (reinterpret_cast<VecL>(shifted) + 1023) << 52;
-  return select(z < -1022.0, VecD{}, y * reinterpret_cast<VecD>(power));
+  return y * reinterpret_cast<VecD>(reinterpret_cast<VecL>(shifted) << 52);
 }
 
 }  // namespace SNSOFTMAX_CAPABILITY

@@ -11,9 +11,7 @@
 #include <vector>
 
 #include "../kernels/sn_softmax.h"
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+#include "result.h"
 #ifdef SNSOFTMAX_WITH_CUDA
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -135,21 +133,6 @@ Rows rows_of(const Tensor& dense, int64_t dim, bool row_values) {
 
 Tensor dense(const Tensor& t) { return t.is_non_overlapping_and_dense() ? t : t.contiguous(); }
 
-/// An uninitialised tensor in the layout of `like`. Zeroing fresh memory a small page at a time
-/// costs a large CPU result more than computing it, so ask for huge pages.
-Tensor result_like(const Tensor& like) {
-  Tensor out = at::empty_like(like);
-#ifdef __linux__
-  constexpr uintptr_t kHuge = uintptr_t{1} << 21;
-  if (out.is_cpu() && out.nbytes() >= 4 * kHuge) {
-    const auto start = reinterpret_cast<uintptr_t>(out.mutable_data_ptr());
-    const uintptr_t first = (start + kHuge - 1) & ~(kHuge - 1);
-    madvise(reinterpret_cast<void*>(first), start + out.nbytes() - first, MADV_HUGEPAGE);
-  }
-#endif
-  return out;
-}
-
 // ------------------------------------------------------------ kernel calls
 
 /// The kernel's arguments, and what they point to.
@@ -235,17 +218,16 @@ std::pair<Tensor, Tensor> forward(const Tensor& input, const SNSoftmaxParams& pa
   const bool row_values =
       with_entropy || one_value_a_row(params.temperature) || one_value_a_row(params.smooth);
   const Rows rows = rows_of(logits, dim, row_values);
-  const Tensor probs = result_like(logits);
-  Tensor entropy;
-  if (with_entropy) {
-    entropy = at::empty_strided(rows.shape, rows.strides,
-                                logits.options().dtype(opmath(logits.scalar_type())));
-  }
+  const auto row_options = logits.options().dtype(opmath(logits.scalar_type()));
   if (logits.numel() == 0) {
-    if (with_entropy) entropy.zero_();  // a sum of nothing
-    return {probs, entropy};
+    // An entropy is a sum of nothing.
+    return {at::empty_like(logits), with_entropy ? at::zeros(rows.shape, row_options) : Tensor()};
   }
-  const KernelCall call = kernel_call(logits, params, rows, dim);
+  const auto [probs, past_caches] = result_like(logits);
+  Tensor entropy;
+  if (with_entropy) entropy = at::empty_strided(rows.shape, rows.strides, row_options);
+  KernelCall call = kernel_call(logits, params, rows, dim);
+  call.args.past_caches = past_caches;
   const void* a = logits.const_data_ptr();
   void* p = probs.mutable_data_ptr();
   void* h = with_entropy ? entropy.mutable_data_ptr() : nullptr;
@@ -272,20 +254,23 @@ Tensor backward(const Tensor& grad, const Tensor& grad_entropy, const Tensor& in
                       "sn_softmax_backward: grad must have the logits' shape and dtype, ",
                       logits.sizes(), " ", logits.scalar_type(), ", got ", g.sizes(), " ",
                       g.scalar_type(), ".");
-    if (g.strides() != logits.strides()) g = at::empty_like(logits).copy_(g);
   }
   Tensor gh = grad_entropy;
   if (gh.defined()) {
     TORCH_CHECK_VALUE(gh.sizes() == at::IntArrayRef(rows.shape),
                       "sn_softmax_backward: grad_entropy must have the shape ",
                       at::IntArrayRef(rows.shape), ", got ", gh.sizes(), ".");
+  }
+  if (logits.numel() == 0) return at::empty_like(logits);
+  if (g.defined() && g.strides() != logits.strides()) g = at::empty_like(logits).copy_(g);
+  if (gh.defined()) {
     gh = at::empty_strided(rows.shape, rows.strides,
                            logits.options().dtype(opmath(logits.scalar_type())))
              .copy_(gh);
   }
-  const Tensor out = result_like(logits);
-  if (logits.numel() == 0) return out;
-  const KernelCall call = kernel_call(logits, params, rows, dim);
+  const auto [out, past_caches] = result_like(logits);
+  KernelCall call = kernel_call(logits, params, rows, dim);
+  call.args.past_caches = past_caches;
   const void* gp = g.defined() ? g.const_data_ptr() : nullptr;
   const void* ghp = gh.defined() ? gh.const_data_ptr() : nullptr;
   const void* a = logits.const_data_ptr();

@@ -115,6 +115,7 @@ struct Case {
   Logits logits = Logits::kOrdinary;
   bool with_grad = true;
   bool with_entropy = true;
+  bool past_caches = false;
   int offset = 0;  // of the logits from a 16-byte boundary, in elements
 };
 
@@ -206,6 +207,7 @@ void check_case(const Case& c, Kernels& kernels) {
   args.smooth = c.smooth;
   args.scale = 100.0;
   args.smooth_temperature.value = 1.0;
+  args.past_caches = c.past_caches;
 
   const Op* const gh = c.with_entropy ? grad_entropy.data() : nullptr;
   const T* const g = c.with_grad ? grad.data() : nullptr;

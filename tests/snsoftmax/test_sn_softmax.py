@@ -190,14 +190,48 @@ def test_second_backward_needs_retain_graph() -> None:
         p.sum().backward()
 
 
-@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0,), (2, 0, 4), (0, 0)])
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0,), (2, 0, 4), (0, 0), (1, 2, 0, 1)])
 def test_empty(shape: tuple[int, ...]) -> None:
-    logits = torch.empty(shape, requires_grad=True)
+    for dim in range(len(shape)):
+        logits = torch.empty(shape, requires_grad=True)
+        p, h = sn_softmax(logits, 1.0, dim=dim, return_entropy=True)
+        assert p.shape == shape
+        assert torch.equal(h, torch.zeros(shape[:dim] + shape[dim + 1 :]))
+        (d,) = torch.autograd.grad((p, h), logits, (torch.ones_like(p), torch.ones_like(h)))
+        assert d.shape == shape
+
+
+def test_more_than_2_31_elements() -> None:
+    """Shapes; the kernels' arithmetic on such offsets is tested beside them, in sparse memory."""
+    logits = torch.empty(1, device="meta").expand(2**17, 2**16)
     p, h = sn_softmax(logits, 1.0, return_entropy=True)
-    assert p.shape == shape
-    assert torch.equal(h, torch.zeros(shape[:-1]))
-    (d,) = torch.autograd.grad(p.sum() + h.sum(), logits)
-    assert d.shape == shape
+    assert p.shape == (2**17, 2**16)
+    assert p.stride() == (2**16, 1)
+    assert h.shape == (2**17,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [8, 1000])
+def test_large_results_in_the_memory_of_earlier_ones(dtype: torch.dtype, size: int) -> None:
+    """As often as they are freed and made anew, and while one of them is still held."""
+    logits = torch.randn(28 * 2**20 // (size * dtype.itemsize), size).to(dtype).requires_grad_()
+    grad = torch.randn_like(logits)
+    first = sn_softmax(logits, 1.0)
+    (d,) = torch.autograd.grad(first, logits, grad)
+    expected = torch.softmax(logits.detach().float(), -1)
+    torch.testing.assert_close(
+        first.float(), expected, rtol=2 * rounding(dtype), atol=2 * rounding(torch.float32)
+    )
+    held = first.clone(), d.clone()
+    for _ in range(6):
+        p = sn_softmax(logits, 1.0)
+        (e,) = torch.autograd.grad(p, logits, grad)
+        assert torch.equal(p, held[0])
+        assert torch.equal(e, held[1])
+        p.zero_()
+        del p, e
+    assert torch.equal(first, held[0])
+    first.data.resize_(0)  # the storage is one like any other
 
 
 @pytest.mark.parametrize("size", [3, 8, 30, 40, 300])
