@@ -50,10 +50,11 @@ def sn_softmax(
     The value is ordinary softmax(A/t), however small t is: saturated entries are exact zeros. The
     gradient is (J_t/t + J_st/(st))·g: the Jacobian of a smoother softmax at st is added, so that
     it does not vanish with them (Eq. 7). Derivatives of any order, forward mode, vmap and
-    torch.compile work.
+    torch.compile work; compiled autograd does on functions under torch.compile.
 
     Args:
-        logits: A, of any shape and strides; float16, bfloat16, float32 or float64. Half types are
+        logits: A, of any shape and strides, 2³¹ elements and more included (on CUDA a single row
+            has at most 2³¹ − 4096); float16, bfloat16, float32 or float64. Half types are
             computed in float32. Under autocast the result is float32.
         temperature: t > 0: a number, or a tensor on the logits' device that the kernel reads
             there (no synchronisation; a captured CUDA graph sees a new value). A tensor is 0-d,

@@ -97,7 +97,7 @@ std::vector<Tensor> unpack(const std::vector<SavedVariable>& saved) {
   return tensors;
 }
 
-struct MixtureBackward : torch::autograd::Node {
+struct MixtureBackward : Node {
   std::vector<SavedVariable> normalized;
   std::vector<SavedVariable> plain;  // empty where the weights need no gradient
   size_t plain_maps = 0;

@@ -23,6 +23,16 @@ auto make_node() {
   }
 }
 
+/// A Node that compiled autograd refuses in a sentence, since how it traces nodes of C++ changes
+/// with every PyTorch release.
+struct Node : torch::autograd::Node {
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs&) const override {
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        false, "snsoftmax: compiled autograd cannot trace ", name(),
+        "; torch.compile the function that calls the operator, which compiles its backward too.");
+  }
+};
+
 /// True where a tensor is dense on CPU or CUDA and nothing (autocast, functorch, a mode, a
 /// subclass) wants to see the operators called on it, so the kernels can be called at once.
 inline bool plain(const at::Tensor& t) {
@@ -32,7 +42,8 @@ inline bool plain(const at::Tensor& t) {
        DispatchKey::ADInplaceOrView, DispatchKey::BackendSelect});
   const auto tls = c10::impl::tls_local_dispatch_key_set();
   const auto others = ((t.key_set() | tls.included_) - tls.excluded_) - expected;
-  return (others.raw_repr() & ~c10::full_backend_mask) == 0;  // the bit of the device is left
+  // The bit of the device is left, and that of a meta tensor is not told from it.
+  return (others.raw_repr() & ~c10::full_backend_mask) == 0 && (t.is_cpu() || t.is_cuda());
 }
 
 }  // namespace snsoftmax

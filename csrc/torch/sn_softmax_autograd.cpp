@@ -119,7 +119,7 @@ class SavedParams {
   SavedVariable temperature_, smooth_;
 };
 
-struct SNSoftmaxBackwardBackward : public torch::autograd::Node {
+struct SNSoftmaxBackwardBackward : Node {
   SavedVariable grad, grad_entropy, logits;
   std::optional<SavedParams> params;
 
@@ -150,7 +150,7 @@ struct SNSoftmaxBackwardBackward : public torch::autograd::Node {
   }
 };
 
-struct SNSoftmaxBackward : public torch::autograd::Node {
+struct SNSoftmaxBackward : Node {
   SavedVariable logits;
   std::optional<SavedParams> params;
 

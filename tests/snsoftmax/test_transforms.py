@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo import compiled_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
@@ -228,6 +229,30 @@ def test_compile_with_inductor() -> None:
     compiled(a).pow(2).sum().backward()
     sn_softmax(b.sin(), 0.1).cos().pow(2).sum().backward()
     torch.testing.assert_close(a.grad, b.grad)
+
+
+def _loss(a: Tensor) -> Tensor:
+    p, h = sn_softmax(a, T, return_entropy=True)
+    return p.pow(2).sum() + h.sum()
+
+
+def test_compiled_autograd_of_a_compiled_function(logits: Tensor) -> None:
+    torch._dynamo.reset()
+    a = logits.requires_grad_()
+    (expected,) = torch.autograd.grad(_loss(a), a)
+    compiled = torch.compile(_loss, fullgraph=True, backend="aot_eager")
+    with compiled_autograd._enable(torch.compile(backend="eager")):
+        compiled(a).backward()
+    torch.testing.assert_close(a.grad, expected)
+
+
+def test_compiled_autograd_of_an_eager_call_is_refused_in_a_sentence(logits: Tensor) -> None:
+    loss = _loss(logits.requires_grad_())
+    with (
+        compiled_autograd._enable(torch.compile(backend="eager")),
+        pytest.raises(NotImplementedError, match=r"^snsoftmax: compiled autograd cannot trace SNS"),
+    ):
+        loss.backward()
 
 
 class _Net(torch.nn.Module):
