@@ -79,6 +79,10 @@ Report = Callable[[Mapping[str, Any]], None]
 """Told the record of each epoch: seed, epoch, loss, accuracy, test_top1, test_top5, seconds."""
 
 
+SMALLEST = 29
+"""Side of the images whose maps after two reductions still are 8x8, as the auxiliary head needs."""
+
+
 class Training:
     """One training of a network, resumable at any step.
 
@@ -96,6 +100,12 @@ class Training:
         seed: int,
         checkpoints: Checkpoints | None = None,
     ) -> None:
+        side = min(images.shape[-2:])
+        if config.network.auxiliary > 0 and not isinstance(images, Folders) and side < SMALLEST:
+            raise UserError(
+                f"network.auxiliary={config.network.auxiliary} needs images of at least "
+                f"{SMALLEST}x{SMALLEST}, those of {images.name} have {side}; 0 leaves the head out."
+            )
         torch.manual_seed(seed)
         self.checkpoints = checkpoints
         self.config, self.images, self.seed = config, images, seed

@@ -84,6 +84,12 @@ def test_wrong_settings_are_one_sentence(settings: dict[str, Any], sentence: str
     assert "\n" not in str(caught.value)
 
 
+def test_auxiliary_head_refuses_images_that_are_too_small_for_it() -> None:
+    config = configure(genotype=DARTS, network={"channels": 4, "cells": 3, "auxiliary": 0.4})
+    with pytest.raises(UserError, match="at least 29x29, those of digits have 16; 0 leaves"):
+        Training(config, load("digits"), seed=0)
+
+
 def test_genotype_is_read_from_text_file_or_run_folder(tmp_path: Path) -> None:
     (tmp_path / "genotype.txt").write_text(RESNET + "\n")
     for source in (RESNET, str(tmp_path / "genotype.txt"), str(tmp_path)):
