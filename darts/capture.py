@@ -9,43 +9,59 @@ from torch import Tensor
 
 Tensors = Sequence[Tensor]
 WARM_UP = 3
-"""Runs before the capture, in which optimisers and libraries allocate what they keep."""
+"""Steps before the recording, in which optimisers and libraries allocate what they keep."""
 
 
 class CapturedStep:
-    """``step(*inputs) -> tensors``, on CUDA recorded once and replayed as one launch.
+    """``step(*inputs) -> tensors``, on CUDA recorded once and then replayed as one launch.
 
-    Shapes must not change. On CUDA what ``step`` reads besides ``inputs`` (parameters,
-    temperature, learning rate) must stay where it is and be changed in place: an optimiser needs
-    ``capturable=True`` or ``fused=True`` and its rate in a device tensor. What is returned is
-    overwritten by the next call. On other devices the step is simply called.
+    The first ``WARM_UP`` calls just run. What ``step`` reads besides ``inputs`` (parameters,
+    temperature, learning rate) must stay where it is and change in place: an optimiser needs
+    ``fused=True`` and its rate in a device tensor. Inputs of another shape than the recorded ones,
+    and other devices, run the step itself.
+
+    ``generator``: draws made in the step besides those of the device's default generator.
     """
 
-    def __init__(self, step: Callable[..., Tensors], inputs: Tensors) -> None:
+    def __init__(
+        self, step: Callable[..., Tensors], generator: torch.Generator | None = None
+    ) -> None:
         self._step = step
+        self._generator = generator
+        self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._outputs: Tensors = ()
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Run the step on ``inputs``."""
         if inputs[0].device.type != "cuda":
-            return
-        self._inputs = [x.clone() for x in inputs]
+            return list(self._step(*inputs))
+        self._calls += 1
+        if self._calls <= WARM_UP:
+            return self._on_a_side_stream(inputs)
+        if self._graph is None:
+            self._record(inputs)
+        if any(a.shape != b.shape for a, b in zip(self._inputs, inputs, strict=True)):
+            return list(self._step(*inputs))
+        for recorded, x in zip(self._inputs, inputs, strict=True):
+            recorded.copy_(x, non_blocking=True)
+        assert self._graph is not None
+        self._graph.replay()
+        return [x.clone() for x in self._outputs]  # the next replay overwrites them
+
+    def _on_a_side_stream(self, inputs: Tensors) -> list[Tensor]:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                step(*self._inputs)
+            outputs = list(self._step(*inputs))
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = step(*self._inputs)
+        return outputs
 
-    def __call__(self, *inputs: Tensor) -> Tensors:
-        """Run the step on ``inputs``; raises ValueError where a shape is not the recorded one."""
-        if self._graph is None:
-            return self._step(*inputs)
-        for recorded, x in zip(self._inputs, inputs, strict=True):
-            if recorded.shape != x.shape:
-                raise ValueError(
-                    f"inputs: shape {tuple(x.shape)} is not the recorded {tuple(recorded.shape)}"
-                )
-            recorded.copy_(x, non_blocking=True)
-        self._graph.replay()
-        return self._outputs
+    def _record(self, inputs: Tensors) -> None:
+        self._inputs = [x.clone() for x in inputs]
+        self._graph = torch.cuda.CUDAGraph()
+        if self._generator is not None:
+            self._graph.register_generator_state(self._generator)
+        with torch.cuda.graph(self._graph):
+            self._outputs = self._step(*self._inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from darts.capture import CapturedStep
 from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
 from darts.config import SearchConfig, as_dict
 from darts.data import (
@@ -169,7 +170,8 @@ class Search:
         w = self.config.weights
         self.optimizer = torch.optim.SGD(
             self.net.parameters(),
-            lr=w.learning_rate,
+            lr=torch.tensor(w.learning_rate, device=self.config.device),
+            fused=True,
             momentum=w.momentum,
             nesterov=w.nesterov,
             weight_decay=w.weight_decay,
@@ -250,11 +252,10 @@ class Search:
                 self._rebuild()
         self.method.prepare(self.net)
         self.net.train()
+        run_step = self.captured_step() if self.method.capturable else self.step
         for step, (weight_batch, arch_batch) in enumerate(self.batches.epoch(), start=done + 1):
-            rate = self.method.learning_rate(self.epoch + (step - 1) / steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.losses.append(self.step(weight_batch, arch_batch))
+            self.set_learning_rate(self.method.learning_rate(self.epoch + (step - 1) / steps))
+            self.losses.append(run_step(weight_batch, arch_batch))
             for callback in self.callbacks:
                 callback.stepped(self, step, steps)
             self.seconds = time.perf_counter() - start
@@ -268,6 +269,18 @@ class Search:
         self.epoch += 1
         self.losses, self.seconds = [], 0.0
         return record
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Of ω; in place, so that a captured step sees it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], device=self.config.device).fill_(rate)
+
+    def captured_step(self) -> Callable[[Batch, Batch], Tensor]:
+        """`step` as one CUDA graph of its own for each epoch, whose settings may differ."""
+        captured = CapturedStep(
+            lambda *parts: [self.step(Batch(*parts[:2]), Batch(*parts[2:]))], self.method.generator
+        )
+        return lambda weight_batch, arch_batch: captured(*weight_batch, *arch_batch)[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the search goes on.

@@ -95,6 +95,10 @@ class Method:
     """One line for `python -m darts methods`."""
     single_level: ClassVar[bool] = False
     """Whether ω and α learn from the same batches of all training images (no split)."""
+    capturable: ClassVar[bool] = True
+    """Whether all steps of an epoch run the same kernels with the same numbers given by the host,
+    and read nothing back: then they are one CUDA graph. The learning rate of ω and the temperature
+    may change, which lie on the device."""
     kept: ClassVar[tuple[str, ...]] = ("epoch", "finished", "temperature")
     """Attributes that a checkpoint stores, besides α, its optimiser and the generator."""
 
@@ -120,7 +124,9 @@ class Method:
         self.finished = False
         self.logits = self.initial_logits()
         self.optimizer = self.make_optimizer()
-        self._norms: list[Tensor] = []
+        edges = sum(len(a) for a in self.logits.values())
+        self._norms = torch.zeros(edges + 1, device=self.device)
+        """Each edge's sum of gradient norms, and their number; on the device, see `capturable`."""
 
     # ------------------------------------------------------------------ weights
 
@@ -167,6 +173,7 @@ class Method:
             lr=arch.learning_rate,
             betas=(arch.beta1, arch.beta2),
             weight_decay=arch.weight_decay,
+            fused=True,
         )
 
     def arch_objective(self, loss: Loss) -> Tensor:
@@ -192,7 +199,8 @@ class Method:
     def arch_step(self, step: Step) -> None:
         """One move of α: gradients, clipping by global norm, update."""
         gradients = self.arch_gradients(step)
-        self._norms.append(torch.cat([g.norm(dim=-1) for g in gradients[: len(self.logits)]]))
+        norms = [g.norm(dim=-1) for g in gradients[: len(self.logits)]]
+        self._norms += torch.cat([*norms, norms[0].new_ones(1)])
         if self.config.arch.clip:
             norm = torch.nn.utils.get_total_norm(gradients)
             factor = (self.config.arch.clip / (norm + 1e-6)).clamp(max=1.0)
@@ -252,11 +260,12 @@ class Method:
 
     def gradient_norms(self) -> dict[str, list[float]]:
         """Mean L2 norm of the objective's α-gradient for each edge since the last call."""
-        if not self._norms:
+        *sums, count = self._norms.tolist()
+        if not count:
             return {}
+        self._norms.zero_()
         sizes = [len(a) for a in self.logits.values()]
-        mean = torch.split(torch.stack(self._norms).mean(0), sizes)
-        self._norms = []
+        mean = torch.split(torch.tensor(sums) / count, sizes)
         return {cell: norms.tolist() for cell, norms in zip(self.logits, mean, strict=True)}
 
     def set_temperature(self, value: float) -> None:
@@ -269,7 +278,7 @@ class Method:
             "parameters": [p.detach().clone() for p in self.parameters()],
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
-            "gradient_norms": list(self._norms),
+            "gradient_norms": self._norms.clone(),
             "kept": {name: _plain(getattr(self, name)) for name in self._kept()},
         }
 
@@ -280,7 +289,7 @@ class Method:
                 parameter.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
-        self._norms = [norms.to(self.device) for norms in state["gradient_norms"]]
+        self._norms.copy_(state["gradient_norms"])
         for name, value in state["kept"].items():
             current = getattr(self, name)
             if isinstance(current, Tensor):

@@ -20,6 +20,8 @@ from darts.step import unrolled_arch_step
 class DARTSV2(Method):
     """Replaces the gradient of α."""
 
+    capturable = False  # differentiates through several networks
+
     @dataclass(frozen=True)
     class Options(Method.Options):
         """How the unrolled step is differentiated."""

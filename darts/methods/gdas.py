@@ -26,6 +26,8 @@ from snsoftmax import sn_softmax
 class SinglePath(Method):
     """Samples one operation an edge; the base of GDAS and its kin."""
 
+    capturable = False  # computes the operations that were drawn
+
     def probabilities(self) -> Weights:
         """softmax(α), which the samples follow whatever τ is."""
         return {cell: sn_softmax(a, 1.0, scale=None) for cell, a in self.logits.items()}

@@ -66,10 +66,13 @@ class PartialChannels(Method):
 
     def edge_weights(self, cell: str) -> Tensor:
         """Softmax over the edges that enter a node, [edges] (Eq. 5)."""
-        rows = [list(self.space.cells[cell].incoming(n)) for n in self.space.cells[cell].nodes]
-        parts = [sn_softmax(self.edge_logits[cell][row], 1.0, scale=None) for row in rows]
-        order = torch.tensor([e for row in rows for e in row]).argsort()
-        return torch.cat(parts)[order.to(self.device)]
+        logits = self.edge_logits[cell]
+        shares: dict[int, Tensor] = {}
+        for node in self.space.cells[cell].nodes:
+            edges = self.space.cells[cell].incoming(node)
+            weights = sn_softmax(torch.stack([logits[e] for e in edges]), 1.0, scale=None)
+            shares.update(zip(edges, weights.unbind(), strict=True))
+        return torch.stack([shares[e] for e in range(len(logits))])
 
     def weights(self) -> Weights:
         """Each edge's β times the edge's weight (Eq. 6)."""

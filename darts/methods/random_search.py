@@ -24,6 +24,8 @@ from darts.spaces import Space
 class RandomSearch(Method):
     """Samples architectures uniformly; α plays no part."""
 
+    capturable = False  # draws on the host
+
     @dataclass(frozen=True)
     class Options(Method.Options):
         """The final selection."""

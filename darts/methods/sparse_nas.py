@@ -70,9 +70,10 @@ class SparseNAS(Method):
         with torch.no_grad():
             for name, table in self.space.cells.items():
                 for node in table.nodes:
-                    rows = list(table.incoming(node))
-                    alpha = self.logits[name]
-                    alpha[rows] = sparse_group_proximal(alpha[rows], lasso, group)
+                    rows = [self.logits[name][edge] for edge in table.incoming(node)]
+                    moved = sparse_group_proximal(torch.stack(rows), lasso, group)
+                    for row, value in zip(rows, moved, strict=True):
+                        row.copy_(value)
 
     def scores(self) -> Weights:
         """|α|."""

@@ -158,7 +158,7 @@ def test_captured_step_is_the_step_itself_without_cuda(net: Supernet, alpha: Ten
         outcome = arch_step(net, (images, labels), lambda: {"cell": alpha.softmax(-1)}, [alpha])
         return outcome.loss, outcome.logits
 
-    captured = CapturedStep(step, batch(0))
+    captured = CapturedStep(step)
     loss, logits = captured(*batch(1))
     expected_loss, expected_logits = step(*batch(1))
     assert torch.equal(loss, expected_loss)

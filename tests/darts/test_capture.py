@@ -1,0 +1,139 @@
+"""Steps that claim to be capturable can be recorded once and replayed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from darts.data import Batch, ImageSet, load
+from darts.methods import METHODS
+from darts.recipes import configure
+from darts.search import Search
+
+HOST = ("aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero", "aten::masked_select")
+"""What reads a value from the device, or copies one to it."""
+CAPTURABLE = sorted(name for name, method in METHODS.items() if method.capturable)
+
+
+class Recording(TorchDispatchMode):
+    """Stands in for a CUDA graph: the operators of a step with the very tensors they worked on.
+
+    A replay runs them again, as they were called, and puts each result where the recorded one is;
+    nothing of the step's Python runs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, list[Tensor]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        assert func.name() not in HOST, f"a captured step may not call {func.name()}"
+        out = func(*args, **kwargs)
+        held = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        leaves = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        made = [x if _storage(x) not in held else None for x in leaves]
+        self.calls.append((func, args, kwargs, made))  # type: ignore[arg-type]
+        return out
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, made in self.calls:
+            again = [x for x in tree_leaves(func(*args, **kwargs)) if isinstance(x, Tensor)]
+            for recorded, x in zip(made, again, strict=True):
+                if recorded is not None and recorded.numel():
+                    recorded.copy_(x)
+
+
+def _storage(x: Tensor) -> int:
+    return int(x.untyped_storage()._cdata)
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    digits = load("digits")
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    return dataclasses.replace(digits, **{n: getattr(digits, n)[::10] for n in names})
+
+
+def prepared(method: str, images: ImageSet) -> Search:
+    config = configure(
+        method=method,
+        epochs=4,
+        data={"batch_size": 8, "cutout": 0},
+        supernet={"channels": 4, "cells": 1, "zero_skip": False},  # CUDA never skips
+        arch={"warmup": 0},
+    )
+    search = Search(config, images=images)
+    search.method.begin_epoch(2)
+    if search.method.supernet_options() != search._built_with:
+        search._rebuild()
+    search.method.prepare(search.net)
+    search.net.train()
+    return search
+
+
+def state(search: Search) -> list[Tensor]:
+    method = search.method.state_dict()
+    kept = [x for x in tree_leaves(method["parameters"]) if isinstance(x, Tensor)]
+    return [*(x.clone() for x in search.net.state_dict().values()), *kept, method["gradient_norms"]]
+
+
+def run(search: Search, step: Callable[[Batch, Batch], Tensor]) -> list[Tensor]:
+    """Three steps to warm up, one that is recorded, two more."""
+    torch.manual_seed(1)
+    losses = []
+    for i, pair in zip(range(6), search.batches.epoch(), strict=False):
+        search.set_learning_rate(0.1 / (i + 1))
+        losses.append(step(*pair).clone())
+    return [*losses, *state(search)]
+
+
+@pytest.mark.parametrize("method", CAPTURABLE)
+def test_a_replayed_step_is_the_step(
+    method: str, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("a captured step may not read values back")
+
+    eager = prepared(method, images)
+    expected = run(eager, eager.step)
+    search = prepared(method, images)
+    recording = Recording()
+    calls = 0
+    inputs: list[Tensor] = []
+    output = torch.empty(0)
+
+    def recorded_step(weight_batch: Batch, arch_batch: Batch) -> Tensor:
+        nonlocal calls, inputs, output
+        calls += 1
+        if calls <= 3:
+            return search.step(weight_batch, arch_batch)
+        if calls == 4:
+            inputs = [x.clone() for x in (*weight_batch, *arch_batch)]
+            with recording, monkeypatch.context() as patches:
+                patches.setattr(Tensor, "tolist", refuse)  # on the CPU it is no operator
+                output = search.step(Batch(*inputs[:2]), Batch(*inputs[2:]))
+        else:
+            for held, x in zip(inputs, (*weight_batch, *arch_batch), strict=True):
+                held.copy_(x)
+            recording.replay()
+        return output
+
+    found = run(search, recorded_step)
+    assert len(recording.calls) > 100
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_some_methods_cannot_be_captured() -> None:
+    assert not METHODS["gdas"].capturable
+    assert not METHODS["darts-v2"].capturable
+    assert METHODS["edd"].capturable
