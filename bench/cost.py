@@ -102,7 +102,7 @@ def method_factors() -> dict[str, float]:
     """Time of each method's epoch over that of first-order DARTS."""
     rows = load()["methods"]["rows"]
     per_epoch = {
-        row["name"]: statistics.fmean(
+        row["name"].split(",")[0]: statistics.fmean(
             run["seconds"] / len(run["trajectory"]["entropy"]) for run in row["runs"]
         )
         for row in rows
