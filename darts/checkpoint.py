@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from darts import parallel
 from darts.errors import UserError, on_one_line
 from darts.run_folder import atomic_write, writing
 
@@ -186,23 +187,26 @@ def package_version() -> str:
         return "source"
 
 
-def random_state() -> dict[str, Any]:
-    """State of every global random generator: torch's on each device, Python's and NumPy's."""
+def random_state(device: str = "cpu") -> dict[str, Any]:
+    """State of every global random generator: torch's for the CPU and `device`, Python's, NumPy's.
+
+    It is that of each process of a data-parallel run.
+    """
     kind, keys, *rest = np.random.get_state(legacy=True)
+    on_gpu = torch.device(device).type == "cuda"
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state(device) if on_gpu else None,
         "python": random.getstate(),
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
     }
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restore what `random_state` took; devices that are not there are left out."""
+def set_random_state(state: Mapping[str, Any], device: str = "cpu") -> None:
+    """Restore what `random_state` took."""
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available():
-        for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(cuda_state, device)
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = state["numpy"]
@@ -217,10 +221,11 @@ class Keeper:
     """Saves a run every so many minutes, and at a signal, between two steps.
 
     Inside `with keeper:`, SIGTERM and SIGINT ask for a stop instead of ending the process; a second
-    SIGINT ends it.
+    SIGINT ends it. In a data-parallel run all processes stop after the same step, whichever of them
+    was asked.
 
     Args:
-        checkpoints: where to save; None for a run that writes nothing, which then only stops.
+        checkpoints: where to save; None for a run (or process) that writes nothing.
         collect: gives the state to save.
         minutes: longest time between two checkpoints.
     """
@@ -265,10 +270,12 @@ class Keeper:
         Raises:
             Stopped: after saving, if a signal came.
         """
-        if self._signal is not None:
+        due = time.monotonic() - self._last >= self._seconds
+        asked, saves = parallel.greatest([self._signal or 0, due])
+        if asked:
             self.save()
-            raise Stopped(f"stopped by {signal.Signals(self._signal).name}")
-        if time.monotonic() - self._last >= self._seconds:
+            raise Stopped(f"stopped by {signal.Signals(asked).name}")
+        if saves:
             self.save()
 
     def save(self) -> None:

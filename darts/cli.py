@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -14,7 +16,10 @@ from darts.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit status (2 when something the user gave is wrong)."""
+    """Run one command; gives the exit status (2 when something the user gave is wrong).
+
+    Of the processes that `torchrun` starts, the first alone speaks.
+    """
     parser = argparse.ArgumentParser(
         prog="darts", description="Differentiable architecture search on one fast supernet."
     )
@@ -31,11 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_arguments(sub)
         sub.set_defaults(run=command.run, options=tuple(sub._option_string_actions))
     chosen, unknown = parser.parse_known_args(arguments)
-    try:
-        if unknown:
-            name, known = unknown[0].partition("=")[0], dict.fromkeys(chosen.options)
-            raise UserError(f"unknown argument {name!r}{nearest(name, known)}")
-        return int(chosen.run(chosen))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    speaks = os.environ.get("RANK", "0") == "0"
+    with open(os.devnull, "w") as nowhere:
+        try:
+            if unknown:
+                name, known = unknown[0].partition("=")[0], dict.fromkeys(chosen.options)
+                raise UserError(f"unknown argument {name!r}{nearest(name, known)}")
+            with contextlib.redirect_stdout(sys.stdout if speaks else nowhere):
+                return int(chosen.run(chosen))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr if speaks else nowhere)
+            return 2

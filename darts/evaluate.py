@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from darts import parallel
 from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
 from darts.config import as_dict
 from darts.data import Batch, Data, Folders, held_out_batches, load_data, training_batches
@@ -132,6 +133,8 @@ class Training:
             device=config.device,
             augment=config.data.augment,
             cutout=config.data.cutout,
+            rank=parallel.rank(),
+            world=parallel.world(),
         )
         self._outcomes: list[Tensor] = []
         self._seconds = 0.0
@@ -200,7 +203,7 @@ class Training:
         return t.learning_rate * falls
 
     def _step(self, batch: Batch) -> Tensor:
-        """One SGD step; gives [loss, correct predictions] on the device."""
+        """One SGD step; gives [loss, correct predictions] of the whole batch on the device."""
         logits, auxiliary = self._forward(batch.images)
         smoothing = self.config.training.label_smoothing
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
@@ -210,11 +213,12 @@ class Training:
             total = loss + self.config.network.auxiliary * extra
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
+        parallel.average_([p.grad for p in self.net.parameters() if p.grad is not None])
         if self.config.training.clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.config.training.clip)
         self.optimizer.step()
         correct = (logits.argmax(1) == batch.labels).sum()
-        return torch.stack([loss.detach(), correct.float()])
+        return parallel.total(torch.stack([loss.detach() / parallel.world(), correct.float()]))
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits and, while training with the head, auxiliary logits, in float32."""
@@ -229,16 +233,20 @@ class Training:
     def test(self) -> tuple[float, float]:
         """Top-1 and top-5 accuracy on the test images, in percent."""
         self.net.eval()
-        hits = torch.zeros(2, device=self.config.device)
-        count = 0
+        hits, count = torch.zeros(2, device=self.config.device), 0
         guesses = min(5, self.images.classes)
         for batch in held_out_batches(
-            self.images, batch_size=self.config.data.batch_size, device=self.config.device
+            self.images,
+            batch_size=self.config.data.batch_size // parallel.world(),
+            device=self.config.device,
+            rank=parallel.rank(),
+            world=parallel.world(),
         ):
             best = self._forward(batch.images)[0].topk(guesses).indices == batch.labels[:, None]
             hits += torch.stack([best[:, 0].sum(), best.sum()])
             count += len(best)
-        first, within = hits.double().tolist()
+        first, within = parallel.total(hits).double().tolist()
+        count = int(parallel.total(torch.tensor(count)))
         return 100 * first / count, 100 * within / count
 
     def state_dict(self) -> dict[str, Any]:
@@ -254,7 +262,7 @@ class Training:
             "batches": self.batches.state_dict(),
             "outcomes": self._outcomes,
             "seconds": self._seconds + time.perf_counter() - self._started,
-            "random": random_state(),
+            "random": random_state(self.config.device),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -264,7 +272,7 @@ class Training:
         self.batches.load_state_dict(state["batches"])
         self._outcomes = [outcome.to(self.config.device) for outcome in state["outcomes"]]
         self._seconds = state["seconds"]
-        set_random_state(state["random"])
+        set_random_state(state["random"], self.config.device)
 
 
 def evaluate(
@@ -282,19 +290,29 @@ def evaluate(
         report: told the record of each epoch.
         resume: go on from the newest checkpoint in `config.out`.
 
+    Under `torchrun` the processes share the training out, see `darts.parallel`; the first of them
+    alone writes and reports.
+
     Raises:
         UserError: data, genotype or run folder are not usable, or the training diverges.
         Stopped: a signal asked for a stop; with a run folder, the state is saved.
     """
     check_device(config.device)
-    images = images or load_config_data(config)
-    folder = _folder(config, resume)
-    checkpoints = Checkpoints(folder.path, as_dict(config)) if folder else None
-    state = checkpoints.load() if checkpoints and resume else None
-    history: list[dict[str, Any]] = []
-    if folder:
+    parallel.join(config.device)
+    images = images or parallel.first_then_others(lambda: load_config_data(config))
+    folder = checkpoints = None
+
+    def open_folder() -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        nonlocal folder, checkpoints
+        folder = _folder(config, resume)
+        if folder is None:
+            return None, []
+        checkpoints = Checkpoints(folder.path, as_dict(config))
+        state = checkpoints.load() if resume else None
         folder.truncate_log(state["records"] if state else 0)
-        history = folder.records()
+        return state, folder.records()
+
+    state, history = parallel.from_first(open_folder)
     finished = state["finished"] if state else []
     training = Training(config, images, config.seed + len(finished), checkpoints)
     if state and state["training"] is not None:
@@ -311,7 +329,7 @@ def evaluate(
                 history.append(record)
                 if folder:
                     folder.append(record)
-                if report:
+                if report and parallel.rank() == 0:
                     report(record)
                 keeper.save()
             if folder:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from darts.genotype import Choice, Genotype
+from darts.normalization import BatchNorm2d
 from darts.operations import OPERATIONS, FactorizedReduce, ReLUConvNorm, drop_path
 from darts.skeleton import Place, StackedSkeleton, TwoInputSkeleton
 
@@ -70,10 +71,10 @@ class AuxiliaryHead(nn.Sequential):
             nn.ReLU(),
             nn.AvgPool2d(5, stride, count_include_pad=False),
             nn.Conv2d(channels, 128, 1, bias=False),
-            nn.BatchNorm2d(128),
+            BatchNorm2d(128),
             nn.ReLU(),
             nn.Conv2d(128, 768, 2, bias=False),
-            nn.BatchNorm2d(768),
+            BatchNorm2d(768),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),

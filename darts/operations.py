@@ -12,6 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from darts import parallel
+from darts.normalization import BatchNorm2d
+
 
 class ReLUConvNorm(nn.Sequential):
     """ReLU, convolution, batch normalisation."""
@@ -22,7 +25,7 @@ class ReLUConvNorm(nn.Sequential):
         super().__init__(
             nn.ReLU(),
             nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-            nn.BatchNorm2d(outputs, affine=affine, track_running_stats=track),
+            BatchNorm2d(outputs, affine=affine, track_running_stats=track),
         )
 
 
@@ -45,7 +48,7 @@ class DepthwiseConv(nn.Sequential):
                 bias=False,
             ),
             nn.Conv2d(channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels, affine=affine, track_running_stats=track),
+            BatchNorm2d(channels, affine=affine, track_running_stats=track),
         )
 
 
@@ -58,7 +61,7 @@ class FactorizedReduce(nn.Module):
         super().__init__()
         self.conv_1 = nn.Conv2d(inputs, outputs // 2, 1, bias=False)
         self.conv_2 = nn.Conv2d(inputs, outputs // 2, 1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs, affine=affine, track_running_stats=track)
+        self.norm = BatchNorm2d(outputs, affine=affine, track_running_stats=track)
 
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102
         x = images.relu()
@@ -82,7 +85,8 @@ class Zero(nn.Module):
 
 def noise_like(x: Tensor) -> Tensor:
     """Standard normal noise of x's shape, drawn in the same order whatever x's memory format."""
-    return torch.randn(x.shape, dtype=x.dtype, device=x.device)
+    shape = (parallel.world() * len(x), *x.shape[1:])
+    return parallel.own(torch.randn(shape, dtype=x.dtype, device=x.device))
 
 
 class Noise(nn.Module):
@@ -154,5 +158,6 @@ class ResidualBlock(nn.Module):
 
 def drop_path(x: Tensor, probability: float) -> Tensor:
     """Zero each sample's map with ``probability`` and scale the others to keep the mean."""
-    keep = torch.rand(len(x), 1, 1, 1, device=x.device) >= probability
+    drawn = torch.rand(parallel.world() * len(x), 1, 1, 1, device=x.device)
+    keep = parallel.own(drawn) >= probability
     return x * (keep / (1.0 - probability)).to(x.dtype)

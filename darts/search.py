@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from darts import parallel
 from darts.capture import CapturedStep
 from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
 from darts.config import SearchConfig, as_dict
@@ -20,21 +20,20 @@ from darts.data import (
     Batch,
     ImageSet,
     SearchBatches,
-    evaluation_batches,
     load,
-    search_split,
 )
 from darts.device import check_device
 from darts.divergence import check_finite
 from darts.errors import UserError
 from darts.figures import save_run
 from darts.genotype import Genotype, discrete
+from darts.held_out import BatchLoss, HeldOut, summary
 from darts.methods import Step, Weights, get_method
 from darts.nb201 import Row, Table
 from darts.run_folder import EpochRecord, RunFolder
 from darts.spaces import get_space
-from darts.step import Outcome, cross_entropy, weight_step
-from darts.supernet import Supernet, build_supernet, live_operations
+from darts.step import Outcome, weight_step
+from darts.supernet import build_supernet
 from darts.supernet.widen import growth, widen
 
 
@@ -53,7 +52,10 @@ class Result:
 
 
 class Callback:
-    """Told about the progress of a search; every method may be left out."""
+    """Told about the progress of a search; every method may be left out.
+
+    In a data-parallel run the first process's are told.
+    """
 
     def started(self, search: Search) -> None:
         """Before the first epoch."""
@@ -68,33 +70,6 @@ class Callback:
         """After the selection."""
 
 
-class BatchLoss:
-    """Cross-entropy of the supernet on one batch as a function of β.
-
-    `outcome` holds that of the first evaluation, on the device.
-    """
-
-    def __init__(self, net: Supernet, batch: Batch, precision: torch.dtype | None) -> None:
-        self.net, self.batch, self.precision = net, batch, precision
-        self.outcome: Outcome | None = None
-
-    def __call__(self, weights: Weights, *, skip: bool = False) -> Tensor:
-        """The loss; differentiable in β and ω."""
-        live = live_operations(weights) if skip else None
-        loss, logits = cross_entropy(self.net, self.batch, weights, live, self.precision)
-        if self.outcome is None:
-            self.outcome = Outcome(loss.detach(), logits.detach())
-        return loss
-
-
-def summary(outcome: Outcome | None, batch: Batch) -> Tensor:
-    """[loss, correct predictions] on the device; NaN where nothing was evaluated."""
-    if outcome is None:
-        return torch.full((2,), torch.nan, device=batch.labels.device)
-    correct = (outcome.logits.argmax(1) == batch.labels).sum()
-    return torch.stack([outcome.loss.float(), correct.float()])
-
-
 class Search:
     """One search: supernet, method, optimiser and data, and the loop over them.
 
@@ -105,7 +80,8 @@ class Search:
         resume: continue the run in the folder `config.out` from its newest checkpoint.
 
     The same configuration gives the same bits on a CPU, interrupted and resumed or not; on CUDA
-    the order in which some kernels add may differ. The global random generator is seeded.
+    the order in which some kernels add may differ. The global random generator is seeded. Under
+    `torchrun` the processes share the search out; see `darts.parallel`.
     """
 
     def __init__(
@@ -117,20 +93,18 @@ class Search:
         resume: bool = False,
     ) -> None:
         check_device(config.device)
+        parallel.join(config.device)
         self.config = config
         self.checkpoints: Checkpoints | None = None
-        self.callbacks = list(callbacks)
+        self.callbacks = list(callbacks) if parallel.rank() == 0 else []
         self.precision = torch.bfloat16 if config.supernet.precision == "bfloat16" else None
         self.space = get_space(config.space)
         self.table = Table.load(config.nb201) if config.nb201 else None
         data = config.data
-        self.images = images or load(data.source, root=data.root, download=data.download)
-        arch_half = search_split(self.images, data.split or None)[1]
-        self.validation = dataclasses.replace(
-            self.images,
-            test_images=self.images.train_images[arch_half],
-            test_labels=self.images.train_labels[arch_half],
+        self.images = images or parallel.first_then_others(
+            lambda: load(data.source, root=data.root, download=data.download)
         )
+        self.held_out = HeldOut(self.images, config)
         torch.manual_seed(config.seed)
         self.method = get_method(config.method)(self.space, config)
         self.batches = SearchBatches(
@@ -142,6 +116,8 @@ class Search:
             single_level=self.method.single_level,
             augment=data.augment,
             cutout=data.cutout,
+            rank=parallel.rank(),
+            world=parallel.world(),
         )
         self._build()
         self.epoch = 0
@@ -150,7 +126,9 @@ class Search:
         """What the steps of the running epoch gave, on the device."""
         self.seconds = 0.0
         """Time that the running epoch took before it was interrupted."""
-        self.folder = self._open_folder(resume) if config.out else None
+        self.folder: RunFolder | None = None
+        if config.out:
+            self._open_folder(resume)
         self.keeper = Keeper(self.checkpoints, self.state_dict, minutes=config.checkpoint_minutes)
 
     def _build(self) -> None:
@@ -191,19 +169,25 @@ class Search:
         parts = (old.conventional_views(momentum(momenta)), momentum(self.optimizer.state))
         widen(parts[0], self.net.conventional_views(parts[1]), plan)
 
-    def _open_folder(self, resume: bool) -> RunFolder:
-        """A new run folder, or the old one with the state that its newest checkpoint holds."""
+    def _open_folder(self, resume: bool) -> None:
+        """A new run folder, or the old one with the state that its newest checkpoint holds.
+
+        The first process opens it, and hands the state to the others.
+        """
         config = as_dict(self.config)
-        folder = (
-            RunFolder.open(config["out"]) if resume else RunFolder.create(config["out"], config)
-        )
-        self.checkpoints = Checkpoints(folder.path, config)
-        state = self.checkpoints.load() if resume else None
-        folder.truncate_log(state["epoch"] if state else 0)
+
+        def first() -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+            self.folder = (
+                RunFolder.open(config["out"]) if resume else RunFolder.create(config["out"], config)
+            )
+            self.checkpoints = Checkpoints(self.folder.path, config)
+            state = self.checkpoints.load() if resume else None
+            self.folder.truncate_log(state["epoch"] if state else 0)
+            return state, self.folder.records()
+
+        state, self.history = parallel.from_first(first)
         if state:
-            self.history = folder.records()
             self.load_state_dict(state)
-        return folder
 
     def run(self) -> Result:
         """Train, select, write the run folder.
@@ -252,7 +236,8 @@ class Search:
                 self._rebuild()
         self.method.prepare(self.net)
         self.net.train()
-        run_step = self.captured_step() if self.method.capturable else self.step
+        captures = self.method.capturable and parallel.world() == 1
+        run_step = self.captured_step() if captures else self.step
         for step, (weight_batch, arch_batch) in enumerate(self.batches.epoch(), start=done + 1):
             self.set_learning_rate(self.method.learning_rate(self.epoch + (step - 1) / steps))
             self.losses.append(run_step(weight_batch, arch_batch))
@@ -297,7 +282,7 @@ class Search:
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
             "batches": self.batches.state_dict(),
-            "random": random_state(),
+            "random": random_state(self.config.device),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -310,7 +295,7 @@ class Search:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.batches.load_state_dict(state["batches"])
-        set_random_state(state["random"])
+        set_random_state(state["random"], self.config.device)
 
     def step(self, weight_batch: Batch, arch_batch: Batch) -> Tensor:
         """One weight step and one arch step; gives [weight loss, correct, arch loss, correct]."""
@@ -340,39 +325,11 @@ class Search:
 
     def validation_loss(self, weights: Weights) -> Tensor:
         """Loss of the supernet on the first batch of the arch half, unaugmented."""
-        batch = next(
-            evaluation_batches(
-                self.validation, batch_size=self.config.data.batch_size, device=self.config.device
-            )
-        )
-        return BatchLoss(self.net, batch, self.precision)(weights)
+        return self.held_out.loss(self.net, weights)
 
-    @torch.no_grad()
     def evaluate(self, weights: Weights, *, images: int | None = None) -> tuple[float, float]:
-        """Mean loss and accuracy in percent of the supernet with β = weights on the arch half.
-
-        `images` takes only so many, the first ones, in whole batches. Images are not augmented;
-        batch statistics normalise, and running ones do not change.
-        """
-        kept = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
-        drop_path, self.net.drop_path = self.net.drop_path, 0.0
-        total, seen = torch.zeros(2, device=self.config.device), 0
-        batches = evaluation_batches(
-            self.validation, batch_size=self.config.data.batch_size, device=self.config.device
-        )
-        for batch in batches:
-            live = live_operations(weights)
-            outcome = Outcome(*cross_entropy(self.net, batch, weights, live, self.precision))
-            loss, correct = summary(outcome, batch)
-            total += torch.stack([loss * len(batch.labels), correct])
-            seen += len(batch.labels)
-            if images is not None and seen >= images:
-                break
-        for name, buffer in self.net.named_buffers():
-            buffer.copy_(kept[name])
-        self.net.drop_path = drop_path
-        loss_sum, correct_sum = (total / seen).tolist()
-        return loss_sum, 100 * correct_sum
+        """See `darts.methods.base.Trainer`."""
+        return self.held_out.evaluate(self.net, weights, images)
 
     def record(self, losses: Tensor) -> dict[str, Any]:
         """What the log says of the epoch; `losses` [steps, 4] as from `step`."""

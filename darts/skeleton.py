@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from darts.normalization import BatchNorm2d
 from darts.operations import ResidualBlock
 
 
@@ -39,7 +40,7 @@ class StackedSkeleton(nn.Module):
     def __init__(self, channels: int, cells: int, classes: int, make_cell: MakeCell) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+            nn.Conv2d(3, channels, 3, padding=1, bias=False), BatchNorm2d(channels)
         )
         self.cells = nn.ModuleList()
         for stage in range(3):
@@ -47,7 +48,7 @@ class StackedSkeleton(nn.Module):
                 self.cells.append(ResidualBlock(channels, 2 * channels))
                 channels *= 2
             self.cells.extend(make_cell(Place("cell", (channels,), channels)) for _ in range(cells))
-        self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        self.last = nn.Sequential(BatchNorm2d(channels), nn.ReLU())
         self.classifier = nn.Linear(channels, classes)
 
     def features(self, images: Tensor, *args: object) -> Tensor:
@@ -66,7 +67,7 @@ class StackedSkeleton(nn.Module):
 
 def small_stems(channels: int) -> tuple[nn.Module, nn.Module]:
     """For images of 32x32: the first two cells share one input."""
-    norm = nn.BatchNorm2d(channels)
+    norm = BatchNorm2d(channels)
     return nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), norm), nn.Identity()
 
 
@@ -74,15 +75,15 @@ def large_stems(channels: int) -> tuple[nn.Module, nn.Module]:
     """For images of 224x224: maps of 56x56 and 28x28."""
     first = nn.Sequential(
         nn.Conv2d(3, channels // 2, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(channels // 2),
+        BatchNorm2d(channels // 2),
         nn.ReLU(),
         nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
+        BatchNorm2d(channels),
     )
     second = nn.Sequential(
         nn.ReLU(),
         nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
+        BatchNorm2d(channels),
     )
     return first, second
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darts import parallel
 from darts.supernet import Live, live_operations
 
 Batch = tuple[Tensor, Tensor]
@@ -42,13 +43,20 @@ def cross_entropy(
     """Loss and logits of the supernet ``net`` on ``batch``, still differentiable.
 
     ``precision``: torch.bfloat16 runs the network under autocast; statistics, β and the loss stay
-    float32. None keeps the dtype of the parameters.
+    float32. None keeps the dtype of the parameters. In a data-parallel run the loss, and the
+    gradient of β, is that of the whole batch; the logits and the gradient of ω are the process's.
     """
     images, labels = batch
+    weights = shared(weights)
     with nullcontext() if precision is None else torch.autocast(images.device.type, precision):
         logits = net(images, weights, live)
     logits = logits.to(next(net.parameters()).dtype)
-    return F.cross_entropy(logits, labels), logits
+    return parallel.average(F.cross_entropy(logits, labels)), logits
+
+
+def shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`darts.parallel.shared` for named tensors."""
+    return dict(zip(tensors, parallel.shared(list(tensors.values())), strict=True))
 
 
 @contextmanager
@@ -72,7 +80,7 @@ def weight_step(
     zero_skip: bool = True,
     precision: torch.dtype | None = None,
 ) -> Outcome:
-    """Write ∂loss/∂ω into ``.grad`` of every parameter; none for β.
+    """Write ∂loss/∂ω of the whole batch into ``.grad`` of every parameter; none for β.
 
     ``zero_skip``: candidates whose β is exactly zero are not computed. Their gradient is zero,
     not None, so that momentum and weight decay go on as without. Running batch-norm statistics of
@@ -85,6 +93,7 @@ def weight_step(
     loss, logits = cross_entropy(net, batch, weights, live, precision)
     parameters = [p for p in net.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    parallel.average_(gradients)
     for p, g in zip(parameters, gradients, strict=True):
         p.grad = g
     return Outcome(loss.detach(), logits.detach())
@@ -117,7 +126,8 @@ def _functional(net: nn.Module, parameters: Mapping[str, Tensor]) -> Callable[..
     buffers = {name: b.detach().clone() for name, b in net.named_buffers()}
 
     def call(images: Tensor, weights: Weights) -> Tensor:
-        out: Tensor = torch.func.functional_call(net, {**parameters, **buffers}, (images, weights))
+        tensors = {**shared(parameters), **buffers}
+        out: Tensor = torch.func.functional_call(net, tensors, (images, shared(weights)))
         return out
 
     return call
@@ -126,7 +136,8 @@ def _functional(net: nn.Module, parameters: Mapping[str, Tensor]) -> Callable[..
 def _loss(
     net: nn.Module, parameters: Mapping[str, Tensor], batch: Batch, weights: Weights
 ) -> Tensor:
-    return F.cross_entropy(_functional(net, parameters)(batch[0], weights), batch[1])
+    logits = _functional(net, parameters)(batch[0], weights)
+    return parallel.average(F.cross_entropy(logits, batch[1]))
 
 
 def sgd_direction(
@@ -178,7 +189,7 @@ def unrolled_arch_step(
     if not exact:
         stepped = {name: p.detach().requires_grad_() for name, p in stepped.items()}
     logits = _functional(net, stepped)(validation[0], weights)
-    loss = F.cross_entropy(logits, validation[1])
+    loss = parallel.average(F.cross_entropy(logits, validation[1]))
     if exact:
         total = list(torch.autograd.grad(loss, alphas))
     else:

@@ -14,9 +14,12 @@
 //   dy_k = w_k rstd_k (g - G / M - (y_k - mean_k) rstd_k^2 S_k / M)     (evaluation: w_k rstd_k g)
 //   dx_l = w_l g
 //
-// and `write` writes all dy_k and dx_l. Arithmetic is float, or double for double maps ("opmath");
-// sums over more than a block of pixels are double. On the CPU the caller splits the pixels into
-// chunks and merges the chunks' sums in order, so that a result depends on the split alone.
+// and `write` writes all dy_k and dx_l. Where the batch is shared out over processes, the
+// statistics and the sums are taken apart from the passes that use them, to be averaged in between;
+// M is then still this process's number of pixels. Arithmetic is float, or double for double maps
+// ("opmath"); sums over more than a block of pixels are double. On the CPU the caller splits the
+// pixels into chunks and merges the chunks' sums in order, so that a result depends on the split
+// alone.
 #pragma once
 
 #include <cstddef>
@@ -96,15 +99,23 @@ void mixture_write_cpu(const MixtureArgs& args, const void* weights, const void*
 size_t mixture_workspace_cuda(const MixtureArgs& args);
 
 /// In evaluation the running statistics are read, in training they are moved where not null.
+/// `out.data` may be null: then only mean and rstd are computed, and `weights` is not read.
 const char* mixture_forward_cuda(const MixtureArgs& args, const void* weights,
                                  const MixtureRunning& running, bool training, double momentum,
                                  double eps, void* mean, void* rstd, MixtureMap out,
                                  MixtureMap rectified, void* workspace, void* stream);
 
-/// `grad_weights` is null where it is not wanted.
+/// The first pass of backward: sums[1 + K][channels] = G, S_k on the device. `grad_weights` is null
+/// where it is not wanted.
+const char* mixture_sums_cuda(const MixtureArgs& args, const void* mean, const void* rstd,
+                              MixtureMap grad, double* sums, void* grad_weights, void* workspace,
+                              void* stream);
+
+/// `sums` is null, or what mixture_sums_cuda gave (averaged over processes); then training is meant
+/// and `grad_weights` is null. `grad_weights` is null where it is not wanted.
 const char* mixture_backward_cuda(const MixtureArgs& args, const void* weights, const void* mean,
                                   const void* rstd, MixtureMap grad,
-                                  const MixtureGradients& gradients, void* grad_weights,
-                                  bool training, void* workspace, void* stream);
+                                  const MixtureGradients& gradients, const double* sums,
+                                  void* grad_weights, bool training, void* workspace, void* stream);
 
 }  // namespace snsoftmax

@@ -68,13 +68,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Adds up the chunks, and writes dw and the lines [3][K][channels]. Grid: map. `lanes` chunks are
-/// read side by side for each tile of channels.
+/// Adds up the chunks, and writes what is not null: dw, the lines [3][K][channels], and the totals
+/// [1 + K][channels]. Grid: map. `lanes` chunks are read side by side for each tile of channels.
 template <class S>
 __global__ void __launch_bounds__(kThreads)
     merge_sums(const __grid_constant__ MixtureArgs args, const Layout layout, int maps,
                int64_t chunks, const double* partials, const S* weights, const S* rstd,
-               bool training, S* lines, S* grad_weights) {
+               bool training, S* lines, double* totals, S* grad_weights) {
   __shared__ double g[kThreads];
   __shared__ double gy[kThreads];
   __shared__ double dw[kThreads];
@@ -103,7 +103,11 @@ __global__ void __launch_bounds__(kThreads)
       const int64_t i = map * args.channels + channel;
       const double scale = normalised ? static_cast<double>(rstd[i]) : 1.0;
       total += scale * gy[me];
-      if (normalised) {
+      if (normalised && totals != nullptr) {
+        if (map == 0) totals[channel] = g[me];
+        totals[args.channels + i] = gy[me];
+      }
+      if (normalised && lines != nullptr) {
         const int64_t values = args.normalized * args.channels;
         const auto line =
             GradientLine<S>::of(static_cast<double>(weights[map]), scale, training ? g[me] : 0.0,

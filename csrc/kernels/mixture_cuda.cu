@@ -94,17 +94,42 @@ const char* mixture_forward_cuda(const MixtureArgs& args, const void* weights,
         return error;
       }
     }
-    if (args.pixels == 0) return nullptr;
+    if (args.pixels == 0 || out.data == nullptr) return nullptr;
     return launch(combine<T, V>, grid_of(pixel_blocks(args, layout), layout.tiles), dim3(kThreads),
                   0, stream, args, layout, static_cast<const S*>(weights),
                   static_cast<const S*>(mean), static_cast<const S*>(rstd), out, rectified);
   });
 }
 
+const char* mixture_sums_cuda(const MixtureArgs& args, const void* mean, const void* rstd,
+                              MixtureMap grad, double* totals, void* grad_weights, void* workspace,
+                              void* stream) {
+  const auto aligned = [&](int pack) { return in_packs(grad, pack); };
+  return dispatch(args, aligned, [&](auto type, auto width) -> const char* {
+    using T = decltype(type);
+    using S = Opmath<T>;
+    constexpr int V = decltype(width)::value;
+    const Layout layout = layout_of(args, V);
+    const int maps = args.normalized + (grad_weights != nullptr ? args.plain : 0);
+    auto* const partials = static_cast<double*>(workspace);
+    if (const char* error =
+            launch(sums<T, V>, grid_of(layout.chunks, layout.tiles, (maps + kMaps - 1) / kMaps),
+                   dim3(kThreads), 0, stream, args, layout, maps, static_cast<const S*>(mean), grad,
+                   partials)) {
+      return error;
+    }
+    return launch(merge_sums<S>, grid_of(maps, 1), dim3(kThreads), 0, stream, args,
+                  layout_of(args, 1), maps, layout.chunks, partials, static_cast<const S*>(nullptr),
+                  static_cast<const S*>(rstd), true, static_cast<S*>(nullptr), totals,
+                  static_cast<S*>(grad_weights));
+  });
+}
+
 const char* mixture_backward_cuda(const MixtureArgs& args, const void* weights, const void* mean,
                                   const void* rstd, MixtureMap grad,
-                                  const MixtureGradients& gradients, void* grad_weights,
-                                  bool training, void* workspace, void* stream) {
+                                  const MixtureGradients& gradients, const double* given,
+                                  void* grad_weights, bool training, void* workspace,
+                                  void* stream) {
   bool any_normalized = false;
   bool any = false;
   for (int i = 0; i < args.normalized + args.plain; ++i) {
@@ -129,7 +154,8 @@ const char* mixture_backward_cuda(const MixtureArgs& args, const void* weights, 
     const bool summed = grad_weights != nullptr || (training && any_normalized);
     auto* const partials = static_cast<double*>(workspace);
     auto* const lines = reinterpret_cast<S*>(partials + kChunks * (1 + maps) * args.channels);
-    if (summed) {
+    const int64_t chunks = given != nullptr ? 1 : summed ? layout.chunks : 0;
+    if (summed && given == nullptr) {
       if (const char* error =
               launch(sums<T, V>, grid_of(layout.chunks, layout.tiles, (maps + kMaps - 1) / kMaps),
                      dim3(kThreads), 0, stream, args, layout, maps, static_cast<const S*>(mean),
@@ -140,8 +166,9 @@ const char* mixture_backward_cuda(const MixtureArgs& args, const void* weights, 
     if (summed || any_normalized) {
       if (const char* error =
               launch(merge_sums<S>, grid_of(maps, 1), dim3(kThreads), 0, stream, args, single, maps,
-                     summed ? layout.chunks : 0, partials, static_cast<const S*>(weights),
-                     static_cast<const S*>(rstd), training, lines, static_cast<S*>(grad_weights))) {
+                     chunks, given != nullptr ? given : partials, static_cast<const S*>(weights),
+                     static_cast<const S*>(rstd), training, lines, static_cast<double*>(nullptr),
+                     static_cast<S*>(grad_weights))) {
         return error;
       }
     }

@@ -133,6 +133,17 @@ class Chunks {
   std::vector<int64_t> bounds_;
 };
 
+void statistics_cpu(const MixtureArgs& args, const Chunks& chunks, const MixtureRunning& running,
+                    double momentum, double eps, void* mean, void* rstd) {
+  const int64_t size = 2 * args.normalized * args.channels;
+  std::vector<double> partials(static_cast<size_t>(chunks.count() * size));
+  chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
+    mixture_statistics_cpu(args, partials.data() + i * size, begin, end);
+  });
+  mixture_merge_statistics_cpu(args, partials.data(), chunks.bounds(), chunks.count(), eps,
+                               momentum, running, mean, rstd);
+}
+
 void forward_cpu(const MixtureArgs& args, const void* weights, const MixtureRunning& running,
                  bool training, double momentum, double eps, void* mean, void* rstd, MixtureMap out,
                  MixtureMap rectified) {
@@ -140,43 +151,44 @@ void forward_cpu(const MixtureArgs& args, const void* weights, const MixtureRunn
   if (!training) {
     mixture_running_statistics_cpu(args, running, eps, mean, rstd);
   } else if (args.normalized > 0) {
-    const int64_t size = 2 * args.normalized * args.channels;
-    std::vector<double> partials(static_cast<size_t>(chunks.count() * size));
-    chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
-      mixture_statistics_cpu(args, partials.data() + i * size, begin, end);
-    });
-    mixture_merge_statistics_cpu(args, partials.data(), chunks.bounds(), chunks.count(), eps,
-                                 momentum, running, mean, rstd);
+    statistics_cpu(args, chunks, running, momentum, eps, mean, rstd);
   }
   chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
     mixture_combine_cpu(args, weights, mean, rstd, out, rectified, begin, end);
   });
 }
 
-/// `grad_weights` is null where it is not wanted.
+/// G, S_k and X_l, [1 + K + L, channels]. `grad_weights` is null where it is not wanted.
+std::vector<double> sums_cpu(const MixtureArgs& args, const Chunks& chunks, const void* mean,
+                             const void* rstd, MixtureMap grad, void* grad_weights) {
+  const int64_t size = (1 + args.normalized + args.plain) * args.channels;
+  std::vector<double> partials(static_cast<size_t>(chunks.count() * size));
+  chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
+    mixture_reduce_cpu(args, mean, grad, grad_weights != nullptr, partials.data() + i * size, begin,
+                       end);
+  });
+  mixture_merge_sums_cpu(args, partials.data(), chunks.count(), rstd, grad_weights);
+  return partials;
+}
+
+/// `given` is null or G and S_k; `grad_weights` is null where it is not wanted.
 void backward_cpu(const MixtureArgs& args, const void* weights, const void* mean, const void* rstd,
-                  MixtureMap grad, const MixtureGradients& gradients, void* grad_weights,
-                  bool training) {
+                  MixtureMap grad, const MixtureGradients& gradients, const double* given,
+                  void* grad_weights, bool training) {
   const Chunks chunks(args);
   const auto wanted = [&](int first, int last) {
     return std::any_of(gradients.maps + first, gradients.maps + last,
                        [](const MixtureMap& map) { return map.data != nullptr; });
   };
-  const bool sums = training && wanted(0, args.normalized);
-  const int64_t size = (1 + args.normalized + args.plain) * args.channels;
-  std::vector<double> partials;
-  if (sums || grad_weights != nullptr) {
-    partials.resize(static_cast<size_t>(chunks.count() * size));
-    chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
-      mixture_reduce_cpu(args, mean, grad, grad_weights != nullptr, partials.data() + i * size,
-                         begin, end);
-    });
-    mixture_merge_sums_cpu(args, partials.data(), chunks.count(), rstd, grad_weights);
+  const bool needs_sums = training && wanted(0, args.normalized);
+  std::vector<double> taken;
+  if (given == nullptr && (needs_sums || grad_weights != nullptr)) {
+    taken = sums_cpu(args, chunks, mean, rstd, grad, grad_weights);
   }
+  const double* const sums = given != nullptr ? given : needs_sums ? taken.data() : nullptr;
   if (wanted(0, args.normalized + args.plain)) {
     chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
-      mixture_write_cpu(args, weights, mean, rstd, sums ? partials.data() : nullptr, grad,
-                        gradients, begin, end);
+      mixture_write_cpu(args, weights, mean, rstd, sums, grad, gradients, begin, end);
     });
   }
 }
@@ -231,9 +243,11 @@ std::tuple<Tensor, Tensor, Tensor> forward(TensorList normalized, TensorList pla
 Tensor backward(const Tensor& grad, TensorList normalized, TensorList plain, const Tensor& weights,
                 const Tensor& mean, const Tensor& rstd, TensorList grad_normalized,
                 const BoolList& accumulate_normalized, TensorList grad_plain,
-                const BoolList& accumulate_plain, bool need_grad_weights, bool training) {
+                const BoolList& accumulate_plain, bool need_grad_weights, bool training,
+                const std::optional<Tensor>& sums) {
   check_backward(grad, normalized, plain, weights, mean, rstd, grad_normalized,
                  accumulate_normalized, grad_plain, accumulate_plain);
+  if (sums.has_value()) check_sums(*sums, mean, need_grad_weights);
   Maps maps;
   const MixtureArgs args = arguments(grad, normalized, plain, maps);
   const auto gradients = gradient_maps(grad_normalized, accumulate_normalized, grad_plain,
@@ -245,19 +259,73 @@ Tensor backward(const Tensor& grad, TensorList normalized, TensorList plain, con
   Tensor grad_weights =
       at::empty({need_grad_weights ? args.normalized + args.plain : 0}, weights.options());
   void* const dw = need_grad_weights ? grad_weights.mutable_data_ptr() : nullptr;
+  const std::optional<Tensor> sums_c =
+      sums.has_value() ? std::make_optional(sums->contiguous()) : std::nullopt;
+  const double* const given = sums_c.has_value() ? sums_c->const_data_ptr<double>() : nullptr;
 #ifdef SNSOFTMAX_WITH_CUDA
   if (grad.is_cuda()) {
     on_device(args, grad, [&](void* workspace, void* stream) {
       return mixture_backward_cuda(args, w.const_data_ptr(), mean_c.const_data_ptr(),
-                                   rstd_c.const_data_ptr(), g, gradients, dw, training, workspace,
-                                   stream);
+                                   rstd_c.const_data_ptr(), g, gradients, given, dw, training,
+                                   workspace, stream);
     });
     return grad_weights;
   }
 #endif
   backward_cpu(args, w.const_data_ptr(), mean_c.const_data_ptr(), rstd_c.const_data_ptr(), g,
-               gradients, dw, training);
+               gradients, given, dw, training);
   return grad_weights;
+}
+
+// ---- the first pass of each way alone, for batches shared out over processes ----
+
+std::tuple<Tensor, Tensor> statistics(TensorList normalized) {
+  const Tensor& like = check_normalized(normalized);
+  Maps maps;
+  const MixtureArgs args = arguments(like, normalized, {}, maps);
+  Tensor mean = at::empty({args.normalized, args.channels}, like.options().dtype(opmath(like)));
+  Tensor rstd = at::empty_like(mean);
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (like.is_cuda()) {
+    on_device(args, like, [&](void* workspace, void* stream) {
+      return mixture_forward_cuda(args, nullptr, {}, /*training=*/true, /*momentum=*/0.0,
+                                  /*eps=*/0.0, mean.mutable_data_ptr(), rstd.mutable_data_ptr(), {},
+                                  {}, workspace, stream);
+    });
+    return {std::move(mean), std::move(rstd)};
+  }
+#endif
+  statistics_cpu(args, Chunks(args), {}, /*momentum=*/0.0, /*eps=*/0.0, mean.mutable_data_ptr(),
+                 rstd.mutable_data_ptr());
+  return {std::move(mean), std::move(rstd)};
+}
+
+std::tuple<Tensor, Tensor> sums(const Tensor& grad, TensorList normalized, TensorList plain,
+                                const Tensor& mean, const Tensor& rstd, bool need_grad_weights) {
+  check_sums_inputs(grad, normalized, plain, mean, rstd);
+  Maps maps;
+  const MixtureArgs args = arguments(grad, normalized, plain, maps);
+  const MixtureMap g = maps.read(grad);
+  const Tensor mean_c = mean.contiguous();
+  const Tensor rstd_c = rstd.contiguous();
+  Tensor totals =
+      at::empty({1 + args.normalized, args.channels}, grad.options().dtype(at::kDouble));
+  Tensor grad_weights =
+      at::empty({need_grad_weights ? args.normalized + args.plain : 0}, mean.options());
+  void* const dw = need_grad_weights ? grad_weights.mutable_data_ptr() : nullptr;
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (grad.is_cuda()) {
+    on_device(args, grad, [&](void* workspace, void* stream) {
+      return mixture_sums_cuda(args, mean_c.const_data_ptr(), rstd_c.const_data_ptr(), g,
+                               totals.mutable_data_ptr<double>(), dw, workspace, stream);
+    });
+    return {std::move(totals), std::move(grad_weights)};
+  }
+#endif
+  const std::vector<double> found =
+      sums_cpu(args, Chunks(args), mean_c.const_data_ptr(), rstd_c.const_data_ptr(), g, dw);
+  std::copy_n(found.data(), totals.numel(), totals.mutable_data_ptr<double>());
+  return {std::move(totals), std::move(grad_weights)};
 }
 
 // ---- fake tensors ----
@@ -281,11 +349,30 @@ Tensor backward_meta(const Tensor& grad, TensorList normalized, TensorList plain
                      const Tensor& weights, const Tensor& mean, const Tensor& rstd,
                      TensorList grad_normalized, const BoolList& accumulate_normalized,
                      TensorList grad_plain, const BoolList& accumulate_plain,
-                     bool need_grad_weights, bool) {
+                     bool need_grad_weights, bool, const std::optional<Tensor>& sums) {
   check_backward(grad, normalized, plain, weights, mean, rstd, grad_normalized,
                  accumulate_normalized, grad_plain, accumulate_plain);
+  if (sums.has_value()) check_sums(*sums, mean, need_grad_weights);
   const size_t maps = need_grad_weights ? normalized.size() + plain.size() : 0;
   return at::empty({static_cast<int64_t>(maps)}, weights.options());
+}
+
+std::tuple<Tensor, Tensor> statistics_meta(TensorList normalized) {
+  const Tensor& like = check_normalized(normalized);
+  Tensor mean = at::empty_symint({static_cast<int64_t>(normalized.size()), like.sym_size(1)},
+                                 like.options().dtype(opmath(like)));
+  Tensor rstd = at::empty_like(mean);
+  return {std::move(mean), std::move(rstd)};
+}
+
+std::tuple<Tensor, Tensor> sums_meta(const Tensor& grad, TensorList normalized, TensorList plain,
+                                     const Tensor& mean, const Tensor& rstd,
+                                     bool need_grad_weights) {
+  check_sums_inputs(grad, normalized, plain, mean, rstd);
+  const size_t maps = need_grad_weights ? normalized.size() + plain.size() : 0;
+  return {at::empty_symint({static_cast<int64_t>(1 + normalized.size()), grad.sym_size(1)},
+                           grad.options().dtype(at::kDouble)),
+          at::empty({static_cast<int64_t>(maps)}, mean.options())};
 }
 
 // ---- `mixture` is `mixture_forward` with a gradient, which mixture_autograd.cpp adds ----
@@ -311,14 +398,20 @@ TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
   m.def(
       "mixture_backward(Tensor grad, Tensor[] normalized, Tensor[] plain, Tensor weights, "
       "Tensor mean, Tensor rstd, Tensor(a!)[] grad_normalized, bool[] accumulate_normalized, "
-      "Tensor(b!)[] grad_plain, bool[] accumulate_plain, bool need_grad_weights, bool training) "
-      "-> Tensor grad_weights");
+      "Tensor(b!)[] grad_plain, bool[] accumulate_plain, bool need_grad_weights, bool training, "
+      "Tensor? sums=None) -> Tensor grad_weights");
+  m.def("mixture_statistics(Tensor[] normalized) -> (Tensor mean, Tensor rstd)");
+  m.def(
+      "mixture_sums(Tensor grad, Tensor[] normalized, Tensor[] plain, Tensor mean, Tensor rstd, "
+      "bool need_grad_weights) -> (Tensor sums, Tensor grad_weights)");
 }
 
 TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {
   m.impl("mixture", differentiable<forward>);
   m.impl("mixture_forward", forward);
   m.impl("mixture_backward", backward);
+  m.impl("mixture_statistics", statistics);
+  m.impl("mixture_sums", sums);
 }
 
 #ifdef SNSOFTMAX_WITH_CUDA
@@ -326,6 +419,8 @@ TORCH_LIBRARY_IMPL(snsoftmax, CUDA, m) {
   m.impl("mixture", differentiable<forward>);
   m.impl("mixture_forward", forward);
   m.impl("mixture_backward", backward);
+  m.impl("mixture_statistics", statistics);
+  m.impl("mixture_sums", sums);
 }
 #endif
 
@@ -333,6 +428,8 @@ TORCH_LIBRARY_IMPL(snsoftmax, Meta, m) {
   m.impl("mixture", differentiable<forward_meta>);
   m.impl("mixture_forward", forward_meta);
   m.impl("mixture_backward", backward_meta);
+  m.impl("mixture_statistics", statistics_meta);
+  m.impl("mixture_sums", sums_meta);
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ void check_vector(const char* name, const Tensor& vector, const c10::SymInt& siz
 }
 
 /// The first map, which the others must be like.
-const Tensor& check_inputs(TensorList normalized, TensorList plain, const Tensor& weights) {
+const Tensor& check_all_maps(TensorList normalized, TensorList plain) {
   const size_t maps = normalized.size() + plain.size();
   TORCH_CHECK_VALUE(maps > 0, "mixture needs at least one map, but normalized and plain are empty");
   TORCH_CHECK_VALUE(maps <= kMixtureMaps, "mixture takes at most ", kMixtureMaps,
@@ -51,8 +51,23 @@ const Tensor& check_inputs(TensorList normalized, TensorList plain, const Tensor
                    like.scalar_type());
   check_maps("normalized", normalized, like);
   check_maps("plain", plain, like);
-  check_vector("weights", weights, static_cast<int64_t>(maps), like);
   return like;
+}
+
+const Tensor& check_inputs(TensorList normalized, TensorList plain, const Tensor& weights) {
+  const Tensor& like = check_all_maps(normalized, plain);
+  check_vector("weights", weights, static_cast<int64_t>(normalized.size() + plain.size()), like);
+  return like;
+}
+
+void check_statistics(const Tensor& mean, const Tensor& rstd, TensorList normalized,
+                      const Tensor& like) {
+  for (const Tensor& statistic : {mean, rstd}) {
+    TORCH_CHECK_VALUE(
+        statistic.dim() == 2 && statistic.sym_size(0) == static_cast<int64_t>(normalized.size()) &&
+            statistic.sym_size(1) == like.sym_size(1) && statistic.scalar_type() == opmath(like),
+        "mean and rstd must be those that mixture returned");
+  }
 }
 
 /// A gradient without elements is one that is not wanted.
@@ -103,12 +118,25 @@ void check_backward(const Tensor& grad, TensorList normalized, TensorList plain,
   one_each("accumulate_normalized", accumulate_normalized.size(), normalized.size());
   one_each("grad_plain", grad_plain.size(), plain.size());
   one_each("accumulate_plain", accumulate_plain.size(), plain.size());
-  for (const Tensor& statistic : {mean, rstd}) {
-    TORCH_CHECK_VALUE(
-        statistic.dim() == 2 && statistic.sym_size(0) == static_cast<int64_t>(normalized.size()) &&
-            statistic.sym_size(1) == like.sym_size(1) && statistic.scalar_type() == opmath(like),
-        "mean and rstd must be those that mixture returned");
-  }
+  check_statistics(mean, rstd, normalized, like);
+}
+
+const Tensor& check_normalized(TensorList normalized) { return check_all_maps(normalized, {}); }
+
+void check_sums_inputs(const Tensor& grad, TensorList normalized, TensorList plain,
+                       const Tensor& mean, const Tensor& rstd) {
+  TORCH_CHECK_VALUE(!normalized.empty(), "mixture_sums needs at least one normalized map");
+  const Tensor& like = check_all_maps(normalized, plain);
+  check_maps("grad", grad, like);
+  check_statistics(mean, rstd, normalized, like);
+}
+
+void check_sums(const Tensor& sums, const Tensor& mean, bool need_grad_weights) {
+  TORCH_CHECK_VALUE(sums.dim() == 2 && sums.sym_size(0) == 1 + mean.sym_size(0) &&
+                        sums.sym_size(1) == mean.sym_size(1) && sums.scalar_type() == at::kDouble,
+                    "sums must be those that mixture_sums returned");
+  TORCH_CHECK_VALUE(!need_grad_weights,
+                    "the gradient of the weights comes from mixture_sums, where sums are given");
 }
 
 }  // namespace snsoftmax

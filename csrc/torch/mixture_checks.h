@@ -25,4 +25,13 @@ void check_backward(const Tensor& grad, TensorList normalized, TensorList plain,
                     TensorList grad_normalized, const BoolList& accumulate_normalized,
                     TensorList grad_plain, const BoolList& accumulate_plain);
 
+/// The first of at least one map to be normalised.
+const Tensor& check_normalized(TensorList normalized);
+
+void check_sums_inputs(const Tensor& grad, TensorList normalized, TensorList plain,
+                       const Tensor& mean, const Tensor& rstd);
+
+/// What mixture_sums returned, to be used instead of the maps' own sums.
+void check_sums(const Tensor& sums, const Tensor& mean, bool need_grad_weights);
+
 }  // namespace snsoftmax

@@ -83,6 +83,12 @@ def _indices(stored: Any) -> Tensor:
     return torch.tensor([int(index) for index in stored], dtype=torch.int64)
 
 
+def check_shares(batch_size: int, world: int) -> None:
+    """UserError where a batch cannot be shared out evenly over `world` processes."""
+    if batch_size % world:
+        raise UserError(f"batch_size={batch_size} must be a multiple of the {world} processes.")
+
+
 class Batches:
     """Shuffled, augmented batches of some training images, epoch after epoch, resumable at any
     batch.
@@ -125,8 +131,7 @@ class Batches:
                 f"batch_size={batch_size} must be between 1 and the {len(chosen)} images "
                 f"that {images.name} has for this part."
             )
-        if batch_size % world:
-            raise UserError(f"batch_size={batch_size} must be a multiple of the {world} processes.")
+        check_shares(batch_size, world)
         height, width = images.train_images.shape[2:]
         if not 0 <= cutout <= min(height, width):
             raise UserError(
@@ -326,14 +331,12 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Give the test images once, in order and unaugmented; the last batch may be smaller.
 
-    With several processes, each gives every `world`-th image from `rank`.
+    With several processes, each gives every `world`-th batch from `rank`.
     """
     scale, shift = _affine(images, torch.device(device))
-    own = slice(rank, None, world)
-    test_images, test_labels = images.test_images[own], images.test_labels[own]
-    for first in range(0, len(test_images), batch_size):
-        picked = _pad(test_images[first : first + batch_size], 0).to(device)
-        labels = test_labels[first : first + batch_size].to(device)
+    for first in range(rank * batch_size, len(images.test_images), world * batch_size):
+        picked = _pad(images.test_images[first : first + batch_size], 0).to(device)
+        labels = images.test_labels[first : first + batch_size].to(device)
         yield Batch(torch.addcmul(shift, picked, scale).permute(0, 3, 1, 2), labels)
 
 

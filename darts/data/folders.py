@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from darts.data.batches import Batch, Batches, evaluation_batches
+from darts.data.batches import Batch, Batches, check_shares, evaluation_batches
 from darts.data.images import ImageSet
 from darts.data.sources import DEFAULT_ROOT, load
 from darts.errors import UserError
@@ -129,9 +129,11 @@ class FolderBatches:
         seed: seeds the order and every augmentation.
         device: where the batches end up.
         augment: off gives the test's transform.
+        rank, world: see `Batches`.
 
     Raises:
-        UserError: the batch size is not positive or exceeds the images.
+        UserError: the batch size is not positive, exceeds the images, or does not divide by
+            `world`.
     """
 
     def __init__(
@@ -142,17 +144,21 @@ class FolderBatches:
         seed: int,
         device: torch.device | str = "cpu",
         augment: bool = True,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if not 1 <= batch_size <= len(data.train):
             raise UserError(
                 f"batch_size={batch_size} must be between 1 and the {len(data.train)} images."
             )
+        check_shares(batch_size, world)
         self.data, self.batch_size, self.device = data, batch_size, torch.device(device)
         self.transform = training_transform() if augment else testing_transform()
         self.steps = len(data.train) // batch_size
         self.epoch_index = 0
         self.position = 0
         self._seed = seed
+        self._own = slice(rank, None, world)
 
     def epoch(self) -> Iterator[Batch]:
         """Give the batches of the current epoch that are still to come; see `Batches.epoch`."""
@@ -160,7 +166,7 @@ class FolderBatches:
         count = len(self.data.train)
         order = torch.randperm(count, generator=generator)[: self.steps * self.batch_size]
         seeds = torch.randint(2**31, (count,), generator=generator)
-        left = order.view(self.steps, self.batch_size)[self.position :]
+        left = order.view(self.steps, self.batch_size)[self.position :, self._own]
         drawn = _Drawn(self.data.train, self.transform, seeds)
         for batch in _loader(drawn, left.tolist(), self.data.workers):
             self.position += 1
@@ -178,24 +184,51 @@ class FolderBatches:
 
 
 def training_batches(
-    data: Data, *, batch_size: int, seed: int, device: str, augment: bool, cutout: int
+    data: Data,
+    *,
+    batch_size: int,
+    seed: int,
+    device: str,
+    augment: bool,
+    cutout: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> Batches | FolderBatches:
-    """The stream of training batches that suits the data."""
+    """The stream of training batches that suits the data; `rank` and `world` as in `Batches`."""
     if isinstance(data, ImageSet):
         return Batches(
-            data, batch_size=batch_size, seed=seed, device=device, augment=augment, cutout=cutout
+            data,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            augment=augment,
+            cutout=cutout,
+            rank=rank,
+            world=world,
         )
     if cutout:
         raise UserError(f"cutout={cutout} is for small images; ImageNet takes 0.")
-    return FolderBatches(data, batch_size=batch_size, seed=seed, device=device, augment=augment)
+    return FolderBatches(
+        data,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        augment=augment,
+        rank=rank,
+        world=world,
+    )
 
 
-def held_out_batches(data: Data, *, batch_size: int, device: str) -> Iterator[Batch]:
-    """The test (or validation) images once, in order and unaugmented."""
+def held_out_batches(
+    data: Data, *, batch_size: int, device: str, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """The test (or validation) images once, in order and unaugmented; see `evaluation_batches`."""
     if isinstance(data, ImageSet):
-        return evaluation_batches(data, batch_size=batch_size, device=device)
+        return evaluation_batches(
+            data, batch_size=batch_size, device=device, rank=rank, world=world
+        )
     drawn = _Drawn(data.val, testing_transform(), torch.zeros(len(data.val), dtype=torch.int64))
-    order = torch.arange(len(data.val)).split(batch_size)  # type: ignore[no-untyped-call]
+    order = torch.arange(len(data.val)).split(batch_size)[rank::world]  # type: ignore[no-untyped-call]
     loader = _loader(drawn, [indices.tolist() for indices in order], data.workers)
     return (_to_device(batch, torch.device(device)) for batch in loader)
 

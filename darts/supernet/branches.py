@@ -18,11 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darts.normalization import EPS, MOMENTUM
 from darts.supernet.convolve import convolve, convolves
 from darts.supernet.depthwise import depthwise, normalized_depthwise
-
-MOMENTUM, EPS = 0.1, 1e-5
-"""Of every batch normalisation."""
 
 Views = dict[str, Tensor]
 

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darts.normalization import batch_norm
 from darts.operations import FactorizedReduce, ReLUConvNorm, drop_path, noise_like
 from darts.skeleton import Place
 from darts.spaces.table import Cell
-from darts.supernet.branches import EPS, MOMENTUM, Branch, Statistics, Views, make_branch
+from darts.supernet.branches import Branch, Statistics, Views, make_branch
 from darts.supernet.leave import Departure, leave
 from darts.supernet.mixture import SharedMap, Summand, mixture
 from darts.supernet.plan import Live, Plan, Term, make_plan
@@ -113,9 +114,7 @@ class Source(nn.Module):
         statistics = self.pool_statistics[operation]
         assert isinstance(statistics, Statistics)
         mean, var = statistics.row(0)
-        training = self.training or mean is None
-        y = F.batch_norm(y, mean, var, None, None, training, MOMENTUM, EPS)
-        return SharedMap.of(y)
+        return SharedMap.of(batch_norm(y, mean, var, self.training or mean is None))
 
     def views(self, slot: tuple[int, int], of: Callable[[Tensor], Tensor]) -> Views:
         """Names within the conventional module of (edge, column) → its part of this source."""

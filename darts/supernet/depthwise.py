@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import snsoftmax  # noqa: F401  (registers the operators)
+from darts import parallel
+from darts.normalization import batch_norm
 
 _ops = torch.ops.snsoftmax
 Gradients = tuple[Tensor | None, Tensor | None]
@@ -143,5 +145,8 @@ def normalized_depthwise(
 
     ``running``: statistics that are updated if ``training`` and used if not.
     """
+    if training and parallel.world() > 1:
+        mean, var = (s[0] if s else None for s in running)
+        return depthwise(batch_norm(y, mean, var, training).relu(), weight, 1, 1)
     z: Tensor = _NormalizedDepthwise.apply(y, weight, running, training, momentum, eps)
     return z

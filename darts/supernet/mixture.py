@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 import snsoftmax  # noqa: F401  (registers the operators)
-from darts.supernet.branches import EPS, MOMENTUM
+from darts import parallel
+from darts.normalization import EPS, MOMENTUM, composed, mixture_backward, mixture_forward
 from darts.supernet.leave import HandedGradients
 
 _ops = torch.ops.snsoftmax
@@ -102,7 +103,13 @@ class _Mixture(torch.autograd.Function):
     ) -> Tensor:
         k = sum(s.normalized for s in slices)
         parts = [s.of(maps) for s in slices]
-        out, mean, rstd = _ops.mixture_forward(parts[:k], parts[k:], weights, *normalization)
+        means, variances, training, *_ = normalization
+        ctx.distributed = training and k > 0 and parallel.world() > 1
+        if ctx.distributed:
+            statistics = means, variances
+            out, mean, rstd = mixture_forward(parts[:k], parts[k:], weights, statistics)
+        else:
+            out, mean, rstd = _ops.mixture_forward(parts[:k], parts[k:], weights, *normalization)
         for gradient, needed in zip(gradients, ctx.needs_input_grad[4:], strict=True):
             if isinstance(gradient, SharedGradient):
                 gradient.readers += needed
@@ -130,20 +137,17 @@ class _Mixture(torch.autograd.Function):
         k = sum(s.normalized for s in ctx.slices)
         parts = [s.of(maps) for s in ctx.slices]
         targets = [nowhere if buffers[s.position] is nowhere else s.of(buffers) for s in ctx.slices]
-        grad_weights = _ops.mixture_backward(
-            grad,
-            parts[:k],
-            parts[k:],
-            weights,
-            mean,
-            rstd,
-            targets[:k],
-            [],
-            targets[k:],
-            [written[s.position] for s in ctx.slices[k:]],
-            needs_weights,
-            ctx.normalization[2],
-        )
+        read = grad, parts[:k], parts[k:], weights, mean, rstd
+        accumulate = [written[s.position] for s in ctx.slices[k:]]
+        if ctx.distributed:
+            grad_weights = mixture_backward(
+                *read, targets[:k], targets[k:], accumulate, needs_weights
+            )
+        else:
+            training = ctx.normalization[2]
+            grad_weights = _ops.mixture_backward(
+                *read, targets[:k], [], targets[k:], accumulate, needs_weights, training
+            )
         for i, s in enumerate(ctx.slices):
             gradient = ctx.gradients[s.position]
             if needs_maps[s.position] and isinstance(gradient, HandedGradients):
@@ -166,8 +170,14 @@ def _differentiable(
     k = sum(s.normalized for s in ctx.slices)
     parts = [s.of(inputs[1:]) for s in ctx.slices]
     means, variances, training, momentum, eps = ctx.normalization
-    statistics = ([], []) if training else (means, variances)
-    out, _, _ = _ops.mixture(parts[:k], parts[k:], inputs[0], *statistics, training, momentum, eps)
+    if ctx.distributed:
+        maps = [composed(part) if i < k else part for i, part in enumerate(parts)]
+        out = sum(w * map for w, map in zip(inputs[0], maps, strict=True))
+    else:
+        statistics = ([], []) if training else (means, variances)
+        out, _, _ = _ops.mixture(
+            parts[:k], parts[k:], inputs[0], *statistics, training, momentum, eps
+        )
     wanted = [x for x, needs in zip(inputs, ctx.needs_input_grad[3:], strict=True) if needs]
     found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
     return [next(found) if needs else None for needs in ctx.needs_input_grad[3:]]

@@ -60,6 +60,8 @@ def run(command: str, folder: Path) -> None:
         assert script.startswith("#!"), f"{rest[0]}: sbatch refuses a script without this"
         script = script.replace("srun python", sys.executable)
         return run_process(["bash", "-euc", script], folder)
+    elif program == "torchrun":
+        rest = ["-m", "torch.distributed.run", *rest]
     elif program == "python":
         rest = sized(rest)
     else:

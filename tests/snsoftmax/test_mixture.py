@@ -436,6 +436,47 @@ def test_backward_writes_slices_and_adds_where_told() -> None:
     assert torch.equal(dw, weights)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_first_passes_alone_give_what_the_whole_operators_use(dtype: torch.dtype) -> None:
+    case = Case(dtype, 2, 2, (4, 16, 6, 6))
+    ops = torch.ops.snsoftmax
+    out, mean, rstd = ops.mixture(case.ys, case.xs, case.weights, [], [], True, 0.1, 1e-5)
+    alone, deviation = ops.mixture_statistics(case.ys)
+    assert torch.equal(alone, mean)
+    torch.testing.assert_close((deviation**-2 + 1e-5).rsqrt(), rstd)
+    g = torch.randn_like(out)
+    inputs = (g, case.ys, case.xs)
+    sums, dw = ops.mixture_sums(*inputs, mean, rstd, True)
+    assert sums.dtype == torch.float64
+    torch.testing.assert_close(sums[0], g.double().sum((0, 2, 3)))
+    whole, given = ([torch.empty_like(t) for t in case.ys] for _ in range(2))
+    rest: tuple[Any, ...] = (case.weights, mean, rstd)
+    expected = ops.mixture_backward(*inputs, *rest, whole, [], [], [], True, True)
+    ops.mixture_backward(*inputs, *rest, given, [], [], [], False, True, sums)
+    assert torch.equal(dw, expected)
+    for one, other in zip(given, whole, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_opcheck_first_passes() -> None:
+    case = Case(torch.float32, 2, 2, (2, 4, 3, 3), sliced=False)
+    mean, rstd = torch.ops.snsoftmax.mixture_statistics(case.ys)
+    torch.library.opcheck(torch.ops.snsoftmax.mixture_statistics.default, (case.ys,))
+    args = (torch.ones_like(case.ys[0]), case.ys, case.xs, mean, rstd, True)
+    torch.library.opcheck(torch.ops.snsoftmax.mixture_sums.default, args)
+
+
+def test_sums_must_fit() -> None:
+    case = Case(torch.float32, 2, 0, (2, 4, 3, 3), sliced=False)
+    mean, rstd = torch.ops.snsoftmax.mixture_statistics(case.ys)
+    inputs = (torch.ones_like(case.ys[0]), case.ys, [], case.weights, mean, rstd, [], [], [], [])
+    with pytest.raises(ValueError, match="sums must be those that mixture_sums returned"):
+        torch.ops.snsoftmax.mixture_backward(*inputs, False, True, torch.zeros(2, 4))
+    sums = torch.zeros(3, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match="comes from mixture_sums"):
+        torch.ops.snsoftmax.mixture_backward(*inputs, True, True, sums)
+
+
 # ---- wrong input: one sentence ----
 
 
