@@ -469,7 +469,9 @@ def test_opcheck_first_passes() -> None:
 def test_sums_must_fit() -> None:
     case = Case(torch.float32, 2, 0, (2, 4, 3, 3), sliced=False)
     mean, rstd = torch.ops.snsoftmax.mixture_statistics(case.ys)
-    inputs = (torch.ones_like(case.ys[0]), case.ys, [], case.weights, mean, rstd, [], [], [], [])
+    none: list[torch.Tensor] = []
+    grad = torch.ones_like(case.ys[0])
+    inputs = (grad, case.ys, none, case.weights, mean, rstd, none, none, none, none)
     with pytest.raises(ValueError, match="sums must be those that mixture_sums returned"):
         torch.ops.snsoftmax.mixture_backward(*inputs, False, True, torch.zeros(2, 4))
     sums = torch.zeros(3, 4, dtype=torch.float64)
