@@ -448,7 +448,8 @@ def test_first_passes_alone_give_what_the_whole_operators_use(dtype: torch.dtype
     inputs = (g, case.ys, case.xs)
     sums, dw = ops.mixture_sums(*inputs, mean, rstd, True)
     assert sums.dtype == torch.float64
-    torch.testing.assert_close(sums[0], g.double().sum((0, 2, 3)))
+    # float32 within a block, float64 over the blocks
+    torch.testing.assert_close(sums[0], g.double().sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
     whole, given = ([torch.empty_like(t) for t in case.ys] for _ in range(2))
     rest: tuple[Any, ...] = (case.weights, mean, rstd)
     expected = ops.mixture_backward(*inputs, *rest, whole, [], [], [], True, True)
