@@ -110,6 +110,9 @@ def test_discrete_weights_derive_their_genotype(seed: int, name: str) -> None:
     genotype = space.derive(weights)
     pruned = discrete(space, genotype)
     space.check(pruned)
-    assert space.derive(pruned) == genotype
+    again = space.derive(pruned)  # equal weights: a node's two edges come in the table's order
+    assert [set(choices) for _, choices in again.cells] == [
+        set(choices) for _, choices in genotype.cells
+    ]
     chosen = sum(len(choices) for _, choices in genotype.cells)
     assert sum(float(beta.sum()) for beta in pruned.values()) == chosen

@@ -42,7 +42,8 @@ def sized(words: list[str]) -> list[str]:
 
 def make_recipe(target: str) -> list[str]:
     """What the Makefile gives Python for `target`, at a size for a test, without its training."""
-    command = ["make", "--dry-run", "--assume-old=build/.extension", target]
+    silent = ("--no-print-directory", "--dry-run")  # the first where a make runs this test
+    command = ["make", *silent, "--assume-old=build/.extension", target]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     words = shlex.split(printed.replace("\\\n", " "))
     small = [word for pair in SMALL["search"].items() for word in pair]
