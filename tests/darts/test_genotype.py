@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darts.genotype import Choice, Genotype, derive, discrete, genotype_string
-from darts.spaces import DARTS, NB201, S1, S4, SPACES
+from darts.spaces import DARTS, NB201, S1, S4, SPACES, Space
 from darts.spaces.nb201 import OPERATIONS
 
 DARTS_V2 = (
@@ -18,6 +18,12 @@ DARTS_V2 = (
     "('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), "
     "('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])"
 )
+
+
+def drawn(space: Space, seed: int) -> dict[str, torch.Tensor]:
+    """β drawn evenly."""
+    generator = torch.Generator().manual_seed(seed)
+    return {n: torch.rand(c.shape, generator=generator) for n, c in space.cells.items()}
 
 
 @given(st.lists(st.sampled_from(OPERATIONS), min_size=6, max_size=6))
@@ -33,8 +39,7 @@ def test_nb201_string_round_trip(operations: list[str]) -> None:
 @given(st.integers(0, 2**31), st.sampled_from(sorted(SPACES)))
 def test_derived_genotypes_survive_their_text(seed: int, name: str) -> None:
     space = SPACES[name]
-    generator = torch.Generator().manual_seed(seed)
-    weights = {n: torch.rand(c.shape, generator=generator) for n, c in space.cells.items()}
+    weights = drawn(space, seed)
     genotype = space.derive(weights)
     assert genotype == derive(space, weights)
     assert Genotype.parse(genotype_string(genotype)) == genotype
@@ -105,8 +110,7 @@ def test_malformed_text_is_refused(text: str, complaint: str) -> None:
 @given(st.integers(0, 2**31), st.sampled_from(sorted(SPACES)))
 def test_discrete_weights_derive_their_genotype(seed: int, name: str) -> None:
     space = SPACES[name]
-    generator = torch.Generator().manual_seed(seed)
-    weights = {n: torch.rand(c.shape, generator=generator) for n, c in space.cells.items()}
+    weights = drawn(space, seed)
     genotype = space.derive(weights)
     pruned = discrete(space, genotype)
     space.check(pruned)

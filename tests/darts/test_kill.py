@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from darts.run_folder import RunFolder
+from tests.darts.process_helpers import wait_for_checkpoint
 
 SMALL = "--batch-size 64 --channels 4 --cells 1 --epochs 2 --seed 3 --checkpoint-minutes 0.0001"
 
@@ -33,16 +34,6 @@ def finish(process: subprocess.Popen[str]) -> str:
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     return printed
-
-
-def wait_for_checkpoint(out: Path, number: int, process: subprocess.Popen[str]) -> None:
-    """Until a checkpoint of at least this number has been written, or the process has ended."""
-    end = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < end:
-        files = sorted((out / "checkpoints").glob("*.ckpt"))
-        if files and int(files[-1].stem) >= number:
-            return
-        time.sleep(0.002)
 
 
 def outcome(out: Path) -> tuple[list[dict[str, Any]], str, dict[str, torch.Tensor]]:

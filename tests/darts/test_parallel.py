@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from darts.errors import UserError
 from darts.nb201 import RESNET
 from darts.run_folder import RunFolder
 from tests.darts.parallel_cases import SEARCHES, few_digits, results
+from tests.darts.process_helpers import wait_for_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "--method edd --batch-size 64 --channels 4 --cells 1 --epochs 2 --seed 3 --quiet"
@@ -64,16 +64,6 @@ def workers(launcher: int) -> list[int]:
         if parent == launcher:
             found.append(int(stat.parent.name))
     return sorted(found)
-
-
-def wait_for_checkpoint(out: Path, number: int, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < end:
-        files = sorted((out / "checkpoints").glob("*.ckpt"))
-        if files and int(files[-1].stem) >= number:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"checkpoint {number} did not come")
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -166,13 +156,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_worker_is_killed_and_the_run_goes_on(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(2, "darts", "search", *SMALL.split(), "--out", str(out))
-    wait_for_checkpoint(out, 9, process)
+    assert wait_for_checkpoint(out, 9, process)
     os.kill(workers(process.pid)[1], signal.SIGKILL)
     process.communicate(timeout=120)
     assert process.returncode != 0
     assert not (out / "genotype.txt").exists()
     process = start(2, "darts", "search", "--resume", str(out), "--quiet")
-    wait_for_checkpoint(out, 14, process)
+    assert wait_for_checkpoint(out, 14, process)
     os.kill(workers(process.pid)[1], signal.SIGTERM)  # one is asked, all stop
     assert f"stopped by SIGTERM; python -m darts search --resume {out}" in finish(process)
     assert not (out / "genotype.txt").exists()
