@@ -17,6 +17,7 @@ def row(name: str, accuracies: list[float]) -> dict[str, Any]:
             "seed": seed,
             "genotype": "",
             "cifar10": accuracy,
+            "discrete_accuracy": accuracy / 2,
             "trajectory": {
                 "entropy": [1.6, 0.5],
                 "discrete_accuracy": [10.0, accuracy],
@@ -41,7 +42,14 @@ def test_sign_flip_is_exact(differences: list[float], p: float) -> None:
 
 
 def test_comparison_is_paired_by_seed() -> None:
-    assert comparison(RESULTS).splitlines()[2:] == ["| DARTS-V1 | 2 | +1.00 | 1/2 | 1.00 |"]
+    expected = ["| EDD-DARTS | DARTS-V1 | 2 | +1.00 | 1/2 | 1.00 | +0.50 | 1/2 | 1.00 |"]
+    for pair in (("EDD-DARTS", ""), ("EDD-DARTS", "DARTS-V1")):
+        assert comparison(RESULTS, [pair]).splitlines()[2:] == expected
+
+
+def test_rows_that_share_no_seed_are_not_compared() -> None:
+    results = {"rows": [*RESULTS["rows"], row("not run", [])]}
+    assert len(comparison(results, [("EDD-DARTS", "not run")]).splitlines()) == 2
 
 
 def test_every_search_has_its_place() -> None:
