@@ -1,11 +1,12 @@
 """A whole EDD search against a whole DARTS search of AutoDL-Projects, epoch by epoch.
 
 ``python -m bench.search --peer PATH [--data FILE.npz]`` runs EDD-DARTS as users do (data,
-schedule, records and all) in float32 and in bfloat16. Within every epoch, between its own steps, it
-runs steps of an unmodified checkout of AutoDL-Projects (DARTS, first order) of the same network
-size and batch, so that both see the same machine. The peer's epoch is its median step times the
-number of steps, without data and evaluation. The ratio is drawn against the entropy of β: the
-sharper β, the more operations the weight step can leave out.
+schedule, evaluation, records and all) in float32 and in bfloat16. Within every epoch, between its
+own steps, it runs steps of an unmodified checkout of AutoDL-Projects (DARTS, first order) of the
+same network size and batch, so that both see the same machine. The peer's epoch is its median step
+times the number of steps, and its validation of the supernet on the held-out half; what its data
+costs is left out. The ratio is drawn against the entropy of β: the sharper β, the more operations
+the weight step can leave out.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from typing import Any
 
 import torch
 
-from bench.step import Size, Step, peer_step
+from bench.step import VALIDATION_BATCH, Peer, Size, peer
 from bench.timing import RESULTS, machine, write_json
 from darts import Callback, Search
 from darts.recipes import configure
 
-EPOCHS, EVERY = 20, 10
+EPOCHS, EVERY = 20, 20
 """Epochs of a search; after how many of its steps the peer takes one."""
 PLOT = Path("docs/images/search-speed.png")
 
@@ -32,7 +33,7 @@ PLOT = Path("docs/images/search-speed.png")
 class Alternating(Callback):
     """Runs the peer between the steps of a search, and times both."""
 
-    def __init__(self, peer: Step) -> None:
+    def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.peer_times: list[float] = []
         self.epochs: list[dict[str, float]] = []
@@ -45,13 +46,17 @@ class Alternating(Callback):
         """A step of the peer, now and then."""
         if step % EVERY == 0:
             start = time.perf_counter()
-            self.peer()
+            self.peer.step()
             self.peer_times.append(time.perf_counter() - start)
 
     def epoch_ended(self, search: Search, record: dict[str, Any]) -> None:
         """One point of the picture."""
         seconds = time.perf_counter() - self.begun - sum(self.peer_times)
-        theirs = statistics.median(self.peer_times) * search.batches.steps
+        start = time.perf_counter()
+        self.peer.validation()
+        batches = len(search.held_out.images.test_labels) / VALIDATION_BATCH
+        validation = (time.perf_counter() - start) * batches
+        theirs = statistics.median(self.peer_times) * search.batches.steps + validation
         entropy = record["entropy"]
         self.epochs.append({"entropy": entropy, "seconds": seconds, "peer_seconds": theirs})
         print(
@@ -63,9 +68,9 @@ class Alternating(Callback):
         self.begun = time.perf_counter()
 
 
-def race(peer: Path, data: str, precision: str, size: Size) -> dict[str, Any]:
+def race(checkout: Path, data: str, precision: str, size: Size) -> dict[str, Any]:
     """One search; gives its epochs and the ratio over all of them."""
-    alternating = Alternating(peer_step(peer, size))
+    alternating = Alternating(peer(checkout, size))
     config = configure(
         method="edd",
         epochs=EPOCHS,
@@ -73,7 +78,7 @@ def race(peer: Path, data: str, precision: str, size: Size) -> dict[str, Any]:
         supernet={"channels": size.channels, "cells": size.cells, "precision": precision},
     )
     print(f"\n{precision}, C={size.channels}, N={size.cells}, batch {size.batch}")
-    alternating.peer()
+    alternating.peer.step()
     Search(config, callbacks=[alternating]).run()
     ours = sum(epoch["seconds"] for epoch in alternating.epochs)
     theirs = sum(epoch["peer_seconds"] for epoch in alternating.epochs)

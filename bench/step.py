@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,6 +30,8 @@ from tests.reference.supernet import ReferenceSupernet
 
 Step = Callable[[], None]
 CLASSES = 10
+VALIDATION_BATCH = 512
+"""Of AutoDL-Projects, in its configuration of weight-sharing searches."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,18 @@ def conventional_step(space: Space, size: Size) -> Step:
     return step
 
 
-def peer_step(path: Path, size: Size) -> Step:
-    """AutoDL-Projects' DARTS (first order): the body of the loop of its exps/NATS-algos."""
+@dataclass
+class Peer:
+    """What AutoDL-Projects' DARTS (first order) does: the loops of its exps/NATS-algos."""
+
+    step: Step
+    """One bilevel step."""
+    validation: Step
+    """One of the batches of `VALIDATION_BATCH` that the supernet is validated on each epoch."""
+
+
+def peer(path: Path, size: Size) -> Peer:
+    """AutoDL-Projects' supernet from a checkout of it, and its optimisers."""
     sys.path.insert(0, str(path))
     from xautodl.models.cell_operations import NAS_BENCH_201  # type: ignore[import-not-found]
     from xautodl.models.cell_searchs.generic_model import (  # type: ignore[import-not-found]
@@ -123,7 +135,17 @@ def peer_step(path: Path, size: Size) -> Step:
             obtain_accuracy(logits.data, labels.data, topk=(1,))  # its top 5 fails on this torch
             loss.item()
 
-    return step
+    images, labels = batches(replace(size, batch=VALIDATION_BATCH))[0]
+
+    @torch.no_grad()
+    def validate() -> None:
+        network.eval()
+        _, logits = network(images)
+        criterion(logits, labels).item()
+        obtain_accuracy(logits.data, labels.data, topk=(1,))
+        network.train()
+
+    return Peer(step, validate)
 
 
 def fast_step(
@@ -300,7 +322,7 @@ def main() -> None:
     size = Size()
     steps: dict[str, Step] = {}
     if arguments.peer is not None:
-        steps["AutoDL-Projects, float32"] = peer_step(arguments.peer, size)
+        steps["AutoDL-Projects, float32"] = peer(arguments.peer, size).step
     steps["module per operation, float32"] = conventional_step(NB201, size)
     bf16 = torch.bfloat16
     steps["float32"] = fast_step(NB201, size)

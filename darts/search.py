@@ -310,7 +310,7 @@ class Search:
         return torch.cat([summary(outcome, weight_batch), summary(arch_loss.outcome, arch_batch)])
 
     def weight_step(self, step: Step) -> Outcome:
-        """SGD on ω with the method's β; operations whose β is exactly 0 are left out."""
+        """SGD on ω with the method's β; operations whose β is lost in rounding are left out."""
         outcome = weight_step(
             self.net,
             step.weight_batch,

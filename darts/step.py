@@ -82,14 +82,18 @@ def weight_step(
 ) -> Outcome:
     """Write ∂loss/∂ω of the whole batch into ``.grad`` of every parameter; none for β.
 
-    ``zero_skip``: candidates whose β is exactly zero are not computed. Their gradient is zero,
-    not None, so that momentum and weight decay go on as without. Running batch-norm statistics of
-    what was left out are not updated. The set is read from β, which costs nothing on the CPU; on
-    other devices, where it would wait for the device, nothing is skipped.
+    ``zero_skip``: candidates whose β is lost in rounding beside the largest of their edge (at most
+    a quarter of the ``eps`` of ``precision`` times it: 2^-25 in float32, 2^-9 in bfloat16) are not
+    computed. Their gradient is zero, not None, so that momentum and weight decay go on as without.
+    Running batch-norm statistics of what was left out are not updated. The set is read from β,
+    which costs nothing on the CPU; on other devices, where it would wait for the device, nothing
+    is skipped.
     """
     weights = {name: w.detach() for name, w in weights.items()}
-    on_cpu = all(w.device.type == "cpu" for w in weights.values())
-    live = live_operations(weights) if zero_skip and on_cpu else None
+    live = None
+    if zero_skip and all(w.device.type == "cpu" for w in weights.values()):
+        dtype = precision or next(iter(weights.values())).dtype
+        live = live_operations(weights, torch.finfo(dtype).eps / 4)
     loss, logits = cross_entropy(net, batch, weights, live, precision)
     parameters = [p for p in net.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)

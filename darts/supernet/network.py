@@ -66,9 +66,9 @@ class Supernet(nn.Module):
 
         ``images``: [batch, 3, height, width]. ``weights``: cell type → β, [edges, operations], of
         the parameters' dtype; rows need not sum to one. ``live``: cell type → which candidates
-        are computed, from `live_operations`; the others must have a β of zero, and then outputs
-        and gradients of the weights are those without ``live``. Only the running statistics
-        of operations that are left out stay behind.
+        are computed, from `live_operations`; the others count as if their β were zero, where
+        outputs and gradients of the weights are those without ``live``. Only the running
+        statistics of operations that are left out stay behind.
         """
         self.space.check(weights)
         if self.auxiliary_weight is not None:

@@ -59,15 +59,19 @@ def make_plan(cell: Cell, live: Live | None) -> Plan:
     return Plan({node: nodes[node] for node in cell.nodes})
 
 
-def live_operations(weights: Mapping[str, Tensor]) -> dict[str, Live]:
-    """Which entries of β are not exactly zero, read once per cell type.
+def live_operations(weights: Mapping[str, Tensor], negligible: float = 0.0) -> dict[str, Live]:
+    """Which entries of β count, read once per cell type.
 
-    On a CUDA tensor this waits for the device: do it outside a step.
+    Those that exceed ``negligible`` times the largest of their edge in magnitude: by default all
+    that are not exactly zero. What is not a number counts. On a CUDA tensor this waits for the
+    device: do it outside a step.
     """
-    return {
-        name: tuple(tuple(w != 0.0 for w in row) for row in beta.detach().tolist())
-        for name, beta in weights.items()
-    }
+    live = {}
+    for name, beta in weights.items():
+        size = beta.detach().abs()
+        dead = size <= negligible * size.amax(-1, keepdim=True)
+        live[name] = tuple(tuple(row) for row in (~dead).tolist())
+    return live
 
 
 def rows_of(terms: Sequence[Term], edges: Sequence[int]) -> list[int]:

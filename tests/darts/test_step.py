@@ -83,6 +83,36 @@ def test_live_operations_are_those_not_exactly_zero() -> None:
     assert live_operations(weights) == {"cell": ((False, True), (True, False))}
 
 
+def test_negligible_operations_are_so_beside_their_own_edge() -> None:
+    weights = {"cell": torch.tensor([[1e-6, -1e-3], [0.5, -1e-6], [torch.nan, 0.0], [0.0, 0.0]])}
+    live = ((True, True), (True, False), (True, True), (False, False))
+    assert live_operations(weights, 1e-4) == {"cell": live}
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_what_is_left_out_is_lost_in_rounding(net: Supernet, precision: torch.dtype) -> None:
+    """Without it, loss and gradients are as far from the exact ones as they are anyway."""
+    eps = torch.finfo(precision).eps
+    autocast = None if precision is torch.float32 else precision
+    beta = torch.full((6, 5), eps / 4, dtype=torch.float64)
+    beta[:, 3] = 1.0
+    low = {"cell": beta.float()}
+    found = {}
+    for skip in (False, True):
+        twin = copy.deepcopy(net).float()
+        images, labels = batch(0)
+        loss = weight_step(
+            twin, (images.float(), labels), low, zero_skip=skip, precision=autocast
+        ).loss
+        found[skip] = [loss, *(p.grad for p in twin.parameters() if p.grad is not None)]
+    weight_step(net, batch(0), {"cell": beta}, zero_skip=False)
+    exact = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+    dense, skipped = (torch.cat([g.flatten() for g in found[s][1:]]) for s in (False, True))
+    assert (skipped == 0).sum() > (dense == 0).sum()
+    torch.testing.assert_close(found[True][0], found[False][0], rtol=eps, atol=0.0)
+    assert (skipped - exact).norm() <= 1.5 * (dense - exact).norm()
+
+
 def unrolled_loss(net: Supernet, alpha: Tensor, optimizer: torch.optim.SGD) -> float:
     """L_val after one step of ``optimizer`` on copies, by brute force."""
     twin = build_supernet(NB201, channels=2, cells=1, classes=10).double()
