@@ -89,6 +89,11 @@ def load() -> dict[str, dict[str, Any]]:
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
 
 
+def load_cost() -> dict[str, Any]:
+    """The committed estimate of the full profiles' cost."""
+    return dict(json.loads((RESULTS / "cost.json").read_text()))
+
+
 def sign_flip(differences: Sequence[float]) -> float:
     """Two-sided p of a mean this far from 0 if each difference had either sign equally often.
 
@@ -136,7 +141,24 @@ def per_seed(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(all_results: Mapping[str, Mapping[str, Any]]) -> str:
+def full_scale(cost: Mapping[str, Any]) -> str:
+    """What the full profiles take, as ``bench/results/cost.json`` has it."""
+    lines = [
+        "## What the full profiles cost\n",
+        "From steps measured on the machine of the other benchmarks, in hours of its "
+        f"{cost['machine']['threads']} CPU threads in float32 (`python -m bench.cost`):\n",
+        "| study | searches | hours | trainings | hours |",
+        "| --- |" + " ---: |" * 4,
+    ]
+    lines += [
+        f"| {name} | {study['searches']} | {study['search_hours']:,.0f} | "
+        f"{study['trainings']} | {study['training_hours']:,.0f} |"
+        for name, study in cost["studies"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def page(all_results: Mapping[str, Mapping[str, Any]], cost: Mapping[str, Any]) -> str:
     """The text of docs/results.md."""
     parts = [HEAD]
     for name, results in all_results.items():
@@ -156,7 +178,7 @@ def page(all_results: Mapping[str, Mapping[str, Any]]) -> str:
                 "test (with five seeds it is 0.06 at least):\n",
                 comparison(results, PAIRS[name]),
             ]
-    return "\n".join(parts)
+    return "\n".join([*parts, full_scale(cost)])
 
 
 def draw_mean(axes: Axes, runs: Sequence[Mapping[str, Any]], field: str, label: str) -> None:
@@ -235,7 +257,7 @@ def main() -> None:
     """Collect, write the page, draw."""
     collect()
     results = load()
-    PAGE.write_text(page(results), encoding="utf-8")
+    PAGE.write_text(page(results, load_cost()), encoding="utf-8")
     for name, draw in (("figure4", figure4), ("figure2", figure2)):
         if name in results:
             draw(results[name], IMAGES / f"{name}-search.png")

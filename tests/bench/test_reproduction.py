@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench import reproduction
-from bench.reproduction import comparison, figure2, figure4, page, per_seed, sign_flip
+from bench.reproduction import comparison, figure2, figure4, full_scale, page, per_seed, sign_flip
 
 
 def row(name: str, accuracies: list[float]) -> dict[str, Any]:
@@ -61,6 +61,13 @@ def test_every_search_has_its_place() -> None:
     ]
 
 
+def test_cost_of_the_full_profiles_has_a_row_a_study() -> None:
+    study = {"searches": 3, "search_hours": 1234.4, "trainings": 2, "training_hours": 0.6}
+    lines = full_scale({"studies": {"table1": study}, "machine": {"threads": 2}}).splitlines()
+    assert lines[-1] == "| table1 | 3 | 1,234 | 2 | 1 |"
+    assert "2 CPU threads" in lines[2]
+
+
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     both = {"rows": [*RESULTS["rows"], row("ETS in cycles", [91.0]), row("not run", [])]}
     for draw in (figure4, figure2):
@@ -71,4 +78,6 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 
 def test_committed_page_is_what_the_measurements_give() -> None:
     root = Path(reproduction.__file__).resolve().parents[1]
-    assert (root / reproduction.PAGE).read_text(encoding="utf-8") == page(reproduction.load())
+    assert (root / reproduction.PAGE).read_text(encoding="utf-8") == page(
+        reproduction.load(), reproduction.load_cost()
+    )
