@@ -131,13 +131,15 @@ def comparison(results: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> 
 
 
 def per_seed(results: Mapping[str, Any]) -> str:
-    """CIFAR-10 test accuracy of every single search."""
+    """CIFAR-10 test accuracy of every single search; the median, which one collapse leaves alone."""
     seeds = sorted({run["seed"] for row in results["rows"] for run in row["runs"]})
-    lines = ["| | " + " | ".join(f"seed {seed}" for seed in seeds) + " |"]
-    lines.append("| --- |" + " ---: |" * len(seeds))
+    lines = ["| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | median |"]
+    lines.append("| --- |" + " ---: |" * (len(seeds) + 1))
     for row in results["rows"]:
-        found = {run["seed"]: f"{run['cifar10']:.2f}" for run in row["runs"]}
-        lines.append(f"| {row['name']} | {' | '.join(found.get(s, '–') for s in seeds)} |")
+        found = {run["seed"]: run["cifar10"] for run in row["runs"]}
+        cells = [f"{found[seed]:.2f}" if seed in found else "–" for seed in seeds]
+        cells.append(f"{statistics.median(found.values()):.2f}" if found else "–")
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

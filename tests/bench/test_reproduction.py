@@ -54,10 +54,10 @@ def test_rows_that_share_no_seed_are_not_compared() -> None:
 
 def test_every_search_has_its_place() -> None:
     assert per_seed(RESULTS).splitlines() == [
-        "| | seed 0 | seed 1 | seed 2 |",
-        "| --- | ---: | ---: | ---: |",
-        "| EDD-DARTS | 93.00 | 92.00 | 94.00 |",
-        "| DARTS-V1 | 90.00 | 93.00 | – |",
+        "| | seed 0 | seed 1 | seed 2 | median |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| EDD-DARTS | 93.00 | 92.00 | 94.00 | 93.00 |",
+        "| DARTS-V1 | 90.00 | 93.00 | – | 91.50 |",
     ]
 
 
