@@ -6,8 +6,9 @@ Forward, backward and both, in turn in one process; medians. `eager` is the comp
 snsoftmax.reference, `compiled` the same under torch.compile, `plain` torch.softmax of the same
 logits, which has neither temperature nor smooth term. `floor` is the traffic that remains for a
 perfect kernel, read A and write p, then read A and g and write dA, at the speed of a copy of the
-tensor measured in the same run. On a GPU large inputs rotate beyond the L2 cache, and tiny shapes
-are also replayed as a CUDA graph.
+tensor measured in the same run. On a GPU large inputs rotate beyond the L2 cache and are timed as a
+CUDA graph of one call for each, so that the GPU is measured and not Python; tiny shapes are timed
+both ways.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.timing import alternate, device_and_target, machine, option_parser, timer, write_json
+from bench.timing import (
+    alternate,
+    device_and_target,
+    graphed,
+    machine,
+    option_parser,
+    timer,
+    write_json,
+)
 from snsoftmax import reference, sn_softmax
 
 T, SCALE = 1e-3, 100.0
@@ -84,25 +93,18 @@ class Case:
         return {"forward": lambda: f(self.inputs[next(turn)]), "backward": backward, "both": both}
 
     def copy(self) -> Callable[[], object]:
-        """A copy of the tensor: one read, one write."""
+        """A copy of the next of the rotating inputs: one read, one write."""
+        turn = itertools.cycle(a.detach() for a in self.inputs)
         target = torch.empty_like(self.grad)
-        return lambda: target.copy_(self.grad)
-
-
-def graphed(call: Callable[[], object]) -> Callable[[], object]:
-    """The call as a CUDA graph's replay."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        call()
-    return graph.replay
+        return lambda: target.copy_(next(turn))
 
 
 def measure(name: str, dtype: str, device: torch.device, runs: int) -> list[dict[str, Any]]:
     """Every pass of one case: microseconds of each variant, and the floor."""
+    if (
+        device.type == "cuda"
+    ):  # backward runs where forward did, and the default stream records none
+        torch.cuda.set_stream(torch.cuda.Stream(device))
     shape = CASES[name]
     case = Case(shape, DTYPES[dtype], device)
     torch._dynamo.reset()
@@ -118,11 +120,15 @@ def measure(name: str, dtype: str, device: torch.device, runs: int) -> list[dict
     rows = []
     for kind, floors in (("forward", 1.0), ("backward", 1.5), ("both", 2.5)):
         calls = {variant: mine[kind] for variant, mine in passes.items()}
-        if tiny and device.type == "cuda":
-            calls |= {f"{v} graph": graphed(call) for v, call in list(calls.items())}
         calls["floor"] = case.copy()
+        repeats = 1
+        if device.type == "cuda" and tiny:
+            calls |= {f"{v} graph": graphed(call) for v, call in list(calls.items())}
+        elif device.type == "cuda":
+            repeats = len(case.inputs)
+            calls = {v: graphed(call, repeats) for v, call in calls.items()}
         times = alternate(list(calls.values()), runs, timer(device), inner)
-        us = {v: 1e6 * t for v, t in zip(calls, times, strict=True)}
+        us = {v: 1e6 * t / repeats for v, t in zip(calls, times, strict=True)}
         us["floor"] *= floors
         rows.append({"case": name, "shape": list(shape), "dtype": dtype, "pass": kind, "us": us})
     return rows

@@ -1,9 +1,11 @@
 """Time of a bilevel step: the fast supernet against conventional ones.
 
-``python -m bench.step [--peer PATH]`` prints tables and writes ``bench/results/step.json``. The
-conventional supernets are the one in tests/reference and, with ``--peer``, that of an unmodified
-checkout of AutoDL-Projects (github.com/D-X-Y/AutoDL-Projects), run with its own step. Variants take
-turns in one process; medians are reported.
+``python -m bench.step [--peer PATH] [--device cpu|cuda]`` prints tables and writes
+``bench/results/step.json`` (on a GPU ``step-cuda.json``). The conventional supernets are the one in
+tests/reference and, with ``--peer``, that of an unmodified checkout of AutoDL-Projects
+(github.com/D-X-Y/AutoDL-Projects), run with its own step. Variants take turns in one process;
+medians are reported. On a GPU the supernets have the paper's size, and this project's step is timed
+as a CUDA graph too, which is how a search runs it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,13 +23,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from bench.timing import RESULTS, machine, write_json
+from bench.timing import RESULTS, machine, timer, write_json
+from darts.capture import WARM_UP, CapturedStep
 from darts.spaces import DARTS, NB201, Space
 from darts.step import Batch, arch_step, weight_step
 from darts.supernet import build_supernet, live_operations
 from tests.reference.supernet import ReferenceSupernet
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 CLASSES = 10
 VALIDATION_BATCH = 512
 """Of AutoDL-Projects, in its configuration of weight-sharing searches."""
@@ -65,12 +67,14 @@ def batches(size: Size) -> tuple[Batch, Batch]:
 
 
 def optimizers(
-    weights: list[nn.Parameter], alphas: list[Tensor]
+    weights: list[nn.Parameter], alphas: list[Tensor], fused: bool | None = None
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Those of the usual NAS-Bench-201 recipe."""
     return (
-        torch.optim.SGD(weights, 0.025, momentum=0.9, weight_decay=5e-4, nesterov=True),
-        torch.optim.Adam(alphas, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3),
+        torch.optim.SGD(
+            weights, 0.025, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=fused
+        ),
+        torch.optim.Adam(alphas, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3, fused=fused),
     )
 
 
@@ -79,7 +83,7 @@ def new_alphas(space: Space) -> dict[str, Tensor]:
     return {n: (1e-3 * torch.randn(c.shape)).requires_grad_() for n, c in space.cells.items()}
 
 
-def conventional_step(space: Space, size: Size) -> Step:
+def conventional_step(space: Space, size: Size, precision: torch.dtype | None = None) -> Step:
     """One module per operation, ``backward()`` through everything."""
     train, validation = batches(size)
     net = ReferenceSupernet(space, size.channels, size.cells, CLASSES)
@@ -91,7 +95,9 @@ def conventional_step(space: Space, size: Size) -> Step:
             sgd.zero_grad()
             adam.zero_grad()
             weights = {name: a.softmax(-1) for name, a in alphas.items()}
-            F.cross_entropy(net(images, weights), labels).backward()
+            with torch.autocast(images.device.type, precision, precision is not None):
+                loss = F.cross_entropy(net(images, weights), labels)
+            loss.backward()
             optimizer.step()
 
     return step
@@ -149,9 +155,13 @@ def peer(path: Path, size: Size) -> Peer:
 
 
 def fast_step(
-    space: Space, size: Size, precision: torch.dtype | None = None, live: str = "all"
+    space: Space,
+    size: Size,
+    precision: torch.dtype | None = None,
+    live: str = "all",
+    captured: bool = False,
 ) -> Step:
-    """This project's step.
+    """This project's step; ``captured`` makes it one CUDA graph, on a GPU.
 
     ``live``: "all" operations; "weight step": β is one-hot, as at a small temperature, so the
     weight step computes one operation an edge and the arch step, which needs every gradient of β,
@@ -160,7 +170,7 @@ def fast_step(
     train, validation = batches(size)
     net = build_supernet(space, channels=size.channels, cells=size.cells, classes=CLASSES)
     alphas = new_alphas(space)
-    sgd, adam = optimizers(list(net.parameters()), list(alphas.values()))
+    sgd, adam = optimizers(list(net.parameters()), list(alphas.values()), fused=True)
 
     def weights() -> Mapping[str, Tensor]:
         soft = {name: a.softmax(-1) for name, a in alphas.items()}
@@ -170,25 +180,34 @@ def fast_step(
             name: F.one_hot(w.argmax(-1), w.shape[1]) + w - w.detach() for name, w in soft.items()
         }
 
-    def step() -> None:
-        weight_step(net, train, weights(), precision=precision)
+    def step(*parts: Tensor) -> list[Tensor]:
+        outcome = weight_step(net, parts[:2], weights(), precision=precision)  # type: ignore[arg-type]
         sgd.step()
         chosen = live_operations(weights()) if live == "both" else None
-        arch_step(net, validation, weights, list(alphas.values()), live=chosen, precision=precision)
+        betas = list(alphas.values())
+        arch_step(net, parts[2:], weights, betas, live=chosen, precision=precision)  # type: ignore[arg-type]
         adam.step()
+        return [outcome.loss]
 
-    return step
+    run = CapturedStep(step) if captured else step
+    return lambda: run(*train, *validation)
 
 
 def timed(step: Step) -> float:
     """Seconds of one step."""
-    start = time.perf_counter()
+    now = timer(torch.get_default_device())
+    start = now()
     step()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def peak_bytes(step: Step) -> int:
     """Most bytes that tensors made during a step hold at once."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - held
     with torch.profiler.profile(profile_memory=True) as profile:
         step()
     profiler = profile.profiler
@@ -203,14 +222,19 @@ def peak_bytes(step: Step) -> int:
 
 
 def compare(steps: Mapping[str, Step], rounds: int) -> list[Row]:
-    """Times of the variants, taken in turns after one step to warm up."""
-    for step in steps.values():
+    """Times of the variants, taken in turns after a few steps to warm up."""
+    peaks = {}
+    for name, step in steps.items():
         step()
+        peaks[name] = peak_bytes(step)  # before a step that is captured becomes a graph
+    for step in steps.values():
+        for _ in range(WARM_UP):
+            step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             times[name].append(timed(step))
-    return [Row(name, times[name], peak_bytes(step)) for name, step in steps.items()]
+    return [Row(name, times[name], peaks[name]) for name in steps]
 
 
 @dataclass
@@ -308,62 +332,82 @@ def scaling(rounds: int) -> dict[str, float]:
     return result
 
 
-def main() -> None:
-    """Run the benchmark that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", type=Path, help="a checkout of AutoDL-Projects")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--skip-darts", action="store_true", help="leave out the DARTS space")
-    parser.add_argument("--out", type=Path, default=RESULTS / "step.json")
-    arguments = parser.parse_args()
-    if arguments.peer is not None and not (arguments.peer / "xautodl").is_dir():
-        parser.error(f"--peer {arguments.peer} has no xautodl folder")
-
-    size = Size()
-    steps: dict[str, Step] = {}
-    if arguments.peer is not None:
-        steps["AutoDL-Projects, float32"] = peer(arguments.peer, size).step
-    steps["module per operation, float32"] = conventional_step(NB201, size)
+def variants(size: Size, peer_path: Path | None) -> dict[str, Step]:
+    """What is compared on NAS-Bench-201, the slowest first."""
     bf16 = torch.bfloat16
+    steps: dict[str, Step] = {}
+    if peer_path is not None:
+        steps["AutoDL-Projects, float32"] = peer(peer_path, size).step
+    steps["module per operation, float32"] = conventional_step(NB201, size)
+    if torch.get_default_device().type == "cuda":
+        steps["module per operation, bfloat16"] = conventional_step(NB201, size, bf16)
     steps["float32"] = fast_step(NB201, size)
     steps["bfloat16"] = fast_step(NB201, size, bf16)
+    if torch.get_default_device().type == "cuda":
+        steps["float32, captured"] = fast_step(NB201, size, captured=True)
+        steps["bfloat16, captured"] = fast_step(NB201, size, bf16, captured=True)
+        return steps
     for live in ("weight step", "both"):
         steps[f"one live operation ({live}), float32"] = fast_step(NB201, size, live=live)
         steps[f"one live operation ({live}), bfloat16"] = fast_step(NB201, size, bf16, live)
-    rows = compare(steps, arguments.rounds)
-    print_rows("NAS-Bench-201, C=16, N=1, batch 64", rows)
-    report: dict[str, object] = {"nb201": [asdict(row) for row in rows]}
+    return steps
 
+
+def growth(rounds: int) -> dict[str, object]:
+    """What a cell adds to a step, and seconds of a float32 step as the supernet grows."""
     makers: dict[str, Callable[[Size], Step]] = {
         "module per operation": lambda s: conventional_step(NB201, s),
         "fast": lambda s: fast_step(NB201, s),
     }
     print(f"\n{'Per cell and bilevel step':40s}{'operators':>10s}{'maps read':>10s}{'written':>9s}")
-    report["per_cell"] = {}
+    counted = {}
     for name, make in makers.items():
         found = per_cell(make)
-        report["per_cell"][name] = asdict(found)  # type: ignore[index]
+        counted[name] = asdict(found)
         print(f"{name:40s}{found.operators:10.0f}{found.read:10.0f}{found.written:9.0f}")
-
     print(f"\n{'Growth, float32':40s}{'ms/step':>9s}")
-    report["scaling"] = scaling(max(3, arguments.rounds // 3))
+    return {"per_cell": counted, "scaling": scaling(rounds)}
 
+
+def main() -> None:
+    """Run the benchmark that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", type=Path, help="a checkout of AutoDL-Projects")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--skip-darts", action="store_true", help="leave out the DARTS space")
+    parser.add_argument("--out", type=Path, help="result [bench/results/step.json]")
+    arguments = parser.parse_args()
+    if arguments.peer is not None and not (arguments.peer / "xautodl").is_dir():
+        parser.error(f"--peer {arguments.peer} has no xautodl folder")
+    gpu = arguments.device == "cuda"
+    out = arguments.out or RESULTS / ("step-cuda.json" if gpu else "step.json")
+    torch.set_default_device(arguments.device)
+
+    size = Size(cells=5 if gpu else 1)
+    rows = compare(variants(size, arguments.peer), arguments.rounds)
+    print_rows(f"NAS-Bench-201, C=16, N={size.cells}, batch 64", rows)
+    report: dict[str, object] = {"nb201": [asdict(row) for row in rows]}
+    few = max(3, arguments.rounds // 3)
+    if not gpu:
+        report |= growth(few)
     if not arguments.skip_darts:
-        deep = Size(cells=8)
-        rows = compare(
-            {
-                "module per operation, float32": conventional_step(DARTS, deep),
-                "float32": fast_step(DARTS, deep),
-                "bfloat16": fast_step(DARTS, deep, bf16),
-            },
-            max(3, arguments.rounds // 3),
-        )
+        deep, bf16 = Size(cells=8), torch.bfloat16
+        steps = {
+            "module per operation, float32": conventional_step(DARTS, deep),
+            "float32": fast_step(DARTS, deep),
+            "bfloat16": fast_step(DARTS, deep, bf16),
+        }
+        if gpu:
+            steps["float32, captured"] = fast_step(DARTS, deep, captured=True)
+            steps["bfloat16, captured"] = fast_step(DARTS, deep, bf16, captured=True)
+        rows = compare(steps, few)
         print_rows("DARTS space, C=16, 8 cells, batch 64", rows)
         report["darts"] = [asdict(row) for row in rows]
 
-    report["machine"] = {**machine(torch.device("cpu")), "rounds": arguments.rounds}
-    write_json(arguments.out, report)
-    print(f"\nwritten to {arguments.out}")
+    report["machine"] = {**machine(torch.device(arguments.device)), "rounds": arguments.rounds}
+    write_json(out, report)
+    print(f"\nwritten to {out}")
 
 
 if __name__ == "__main__":

@@ -80,6 +80,17 @@ def alternate(
     return [statistics.median(mine) for mine in seconds]
 
 
+def graphed(call: Callable[[], object], times: int = 1) -> Callable[[], object]:
+    """So many calls as the replay of a CUDA graph, recorded on the current stream."""
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+        for _ in range(times):
+            call()
+    return graph.replay
+
+
 def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -30,6 +30,20 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--device cuda: PyTorch finds no GPU that it can use here.")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "cuda" in getattr(item, "fixturenames", ()):
+            item.add_marker("gpu")
+
+
+@pytest.fixture
+def cuda(request: pytest.FixtureRequest) -> torch.device:
+    """The GPU; a test that asks for it is marked `gpu`."""
+    if request.config.getoption("--device") != "cuda":
+        pytest.skip("runs on a GPU only: pytest --device cuda")
+    return torch.device("cuda")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of measurement data, which is no part of the project."""

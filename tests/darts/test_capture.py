@@ -63,10 +63,11 @@ def images() -> ImageSet:
     return dataclasses.replace(digits, **{n: getattr(digits, n)[::10] for n in names})
 
 
-def prepared(method: str, images: ImageSet) -> Search:
+def prepared(method: str, images: ImageSet, device: str = "cpu") -> Search:
     config = configure(
         method=method,
         epochs=4,
+        device=device,
         data={"batch_size": 8, "cutout": 0},
         supernet={"channels": 4, "cells": 1, "zero_skip": False},  # CUDA never skips
         arch={"warmup": 0},
@@ -129,6 +130,19 @@ def test_a_replayed_step_is_the_step(
 
     found = run(search, recorded_step)
     assert len(recording.calls) > 100
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", CAPTURABLE)
+def test_a_replayed_graph_is_the_step(
+    method: str, images: ImageSet, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    eager = prepared(method, images, cuda.type)
+    expected = run(eager, eager.step)
+    search = prepared(method, images, cuda.type)
+    found = run(search, search.captured_step())
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
 

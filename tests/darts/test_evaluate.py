@@ -259,3 +259,13 @@ def test_summary_gives_mean_and_deviation() -> None:
         "top-1 93.50 ± 0.71 %, top-5 99.25 ± 0.35 % on held-out images, "
         "1.23 M parameters, 78.90 M multiply-adds"
     )
+
+
+@pytest.mark.parametrize("genotype", [RESNET, DARTS], ids=["nb201", "darts"])
+def test_trains_on_a_gpu(genotype: str, cuda: torch.device) -> None:
+    network = {"channels": 4, "cells": 1 if genotype == RESNET else 3, "auxiliary": 0}
+    config = small(genotype=genotype, network=network, device=cuda.type)
+    seen: list[dict[str, Any]] = []
+    evaluate(config, images=few_digits(), report=lambda record: seen.append(dict(record)))
+    assert len(seen) == 2
+    assert all(math.isfinite(record["loss"]) for record in seen)

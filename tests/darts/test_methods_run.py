@@ -137,6 +137,46 @@ def test_runs_in_bfloat16(method: str, images: ImageSet) -> None:
     assert math.isfinite(result.history[-1]["weight_loss"])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_runs_on_a_gpu(method: str, precision: str, images: ImageSet, cuda: torch.device) -> None:
+    supernet = {"channels": 4, "cells": 1, "precision": precision}
+    search = prepared(method, images, device=cuda.type, supernet=supernet)
+    result = search.run()
+    assert math.isfinite(result.history[-1]["weight_loss"])
+    assert all(p.isfinite().all() for p in search.net.parameters())
+    assert all(p.isfinite().all() and p.is_cuda for p in search.method.parameters())
+
+
+@pytest.mark.parametrize("method", ["edd", "gdas", "drnas-progressive"])
+def test_an_interrupted_one_goes_on_on_a_gpu(
+    method: str,
+    images: ImageSet,
+    tmp_path: Path,
+    cuda: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    settings = {"device": cuda.type, "epochs": 3}
+    once = prepared(method, images, **settings)
+    once.run()
+
+    class Stop(Callback):
+        def stepped(self, search: Search, step: Any, steps: int) -> None:
+            if search.epoch == 1 and step == 2:
+                raise KeyboardInterrupt
+
+    settings |= {"out": str(tmp_path / "run"), "checkpoint_minutes": 1e-9}
+    interrupted = prepared(method, images, **settings)
+    interrupted.callbacks.append(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run()
+    resumed = Search(interrupted.config, images=images, resume=True)
+    resumed.run()
+    for p, q in zip(once.method.parameters(), resumed.method.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_says_where_it_comes_from(name: str) -> None:
     method = METHODS[name]

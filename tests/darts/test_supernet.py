@@ -30,7 +30,7 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def of_shape(x: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(sum(x.shape))
-        return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
+        return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
 
     for module in ("darts.operations", "darts.supernet.cell"):
         monkeypatch.setattr(f"{module}.noise_like", of_shape)
@@ -157,6 +157,27 @@ def test_convolutions_of_our_own_equal_reference(name: str) -> None:
         logits = [weight_step(net, batch, beta).logits for net in pair]
         assert_close(logits[1], logits[0], 1e-9, "logits")
         assert_same(pair, 1e-9, gradient, "gradient")
+
+
+@pytest.mark.usefixtures("same_noise")
+@pytest.mark.parametrize("name", SPACE_NAMES)
+def test_steps_on_a_gpu_equal_those_on_the_cpu(name: str, cuda: torch.device) -> None:
+    space = SPACES[name]
+    cpu = make_pair(space)[1]
+    gpu = copy.deepcopy(cpu).to(cuda)
+    train, validation = make_batch(torch.float64), make_batch(torch.float64)
+    start = make_alphas(space, torch.float64)
+    found = []
+    for net in (cpu, gpu):
+        device = next(net.parameters()).device
+        alphas = {n: a.detach().to(device).requires_grad_() for n, a in start.items()}
+        pairs = [(images.to(device), labels.to(device)) for images, labels in (train, validation)]
+        outcome = weight_step(net, pairs[0], softmax(alphas), zero_skip=False)
+        arch_step(net, pairs[1], lambda a=alphas: softmax(a), list(alphas.values()))  # type: ignore[misc]
+        moved = {f"alpha of {n}": gradient(a) for n, a in alphas.items()}  # type: ignore[arg-type]
+        found.append({"logits": outcome.logits, **gradients_of(net), **moved})
+    for what, wanted in found[0].items():
+        assert_close(found[1][what].cpu(), wanted, 1e-9, what)
 
 
 @pytest.mark.parametrize("name", SPACE_NAMES)

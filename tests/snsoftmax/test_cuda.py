@@ -24,13 +24,6 @@ SHAPES = [
 T, ST = 0.25, 25.0
 
 
-@pytest.fixture
-def cuda(request: pytest.FixtureRequest) -> torch.device:
-    if request.config.getoption("--device") != "cuda":
-        pytest.skip("runs on a GPU only: pytest --device cuda")
-    return torch.device("cuda")
-
-
 def close(got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
     unit = torch.finfo(dtype).eps
     opmath = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
