@@ -6,7 +6,7 @@ At the shapes of a NAS-Bench-201 search (C=16): a node with K normalised and L p
 versions run forward and backward with the gradients of all maps and weights, in turn in one
 process; medians are printed. `floor` is the memory traffic that the fused passes cannot do without
 (forward: K maps for the statistics, K+L in and one out; backward: K+L and the gradient twice, K+L
-out) at the bandwidth of a copy of one map, measured in the same run. On a GPU CUDA graphs of ten calls
+out) at the bandwidth of a copy of one map, measured in the same run. On a GPU, graphs of ten calls
 are timed.
 """
 
