@@ -44,12 +44,11 @@ class Rule:
     stores: int
 
 
-# float budgets keep 2048 threads a multiprocessor at 32 registers, 1024 at 64, 768 at 80.
+# float budgets keep 2048 threads a multiprocessor at 32 registers, 1024 at 64, 768 at 80, 512 at 128.
 RULES = {
     "tile_kernel": Rule((56, 80), 1, 1),
-    "warp_kernel": Rule((96, 128), 1, 1),
+    "warp_kernel": Rule((128, 168), 1, 1),
     "block_kernel": Rule((96, 128), 2, 2),
-    "shared_kernel": Rule((64, 96), 1, 1),
     "stream_kernel": Rule((64, 128), 4, 2),
     "split_in_kernel": Rule((64, 128), 2, 0),
     "split_out_kernel": Rule((64, 128), 2, 2),

@@ -74,7 +74,14 @@ def optimizers(
         torch.optim.SGD(
             weights, 0.025, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=fused
         ),
-        torch.optim.Adam(alphas, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3, fused=fused),
+        torch.optim.Adam(
+            alphas,
+            3e-4,
+            betas=(0.5, 0.999),
+            weight_decay=1e-3,
+            fused=fused,
+            capturable=bool(fused) and alphas[0].is_cuda,
+        ),
     )
 
 

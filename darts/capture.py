@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,8 +18,8 @@ class CapturedStep:
 
     The first ``WARM_UP`` calls just run. What ``step`` reads besides ``inputs`` (parameters,
     temperature, learning rate) must stay where it is and change in place: an optimiser needs
-    ``fused=True`` and its rate in a device tensor. Inputs of another shape than the recorded ones,
-    and other devices, run the step itself.
+    ``fused=True``, Adam ``capturable=True`` too, and a rate that changes is a device tensor. Inputs
+    of another shape than the recorded ones, and other devices, run the step itself.
 
     ``generator``: draws made in the step besides those of the device's default generator.
     """
@@ -53,7 +54,9 @@ class CapturedStep:
     def _on_a_side_stream(self, inputs: Tensors) -> list[Tensor]:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), warnings.catch_warnings():
+            # Adam cannot know that the recording is yet to come.
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
             outputs = list(self._step(*inputs))
         torch.cuda.current_stream().wait_stream(side)
         return outputs

@@ -236,8 +236,7 @@ class Search:
                 self._rebuild()
         self.method.prepare(self.net)
         self.net.train()
-        captures = self.method.capturable and parallel.world() == 1
-        run_step = self.captured_step() if captures else self.step
+        run_step = self.captured_step() if self.method.captured else self.step
         for step, (weight_batch, arch_batch) in enumerate(self.batches.epoch(), start=done + 1):
             self.set_learning_rate(self.method.learning_rate(self.epoch + (step - 1) / steps))
             self.losses.append(run_step(weight_batch, arch_batch))

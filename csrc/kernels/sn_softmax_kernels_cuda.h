@@ -13,6 +13,9 @@ namespace {
 /// For __launch_bounds__: left to itself, ptxas would rather spill a double than lose occupancy.
 template <class F>
 constexpr int kResident = sizeof(typename F::S) == 8 ? 1 : 2;
+/// 128 registers for a thread of a warp's row.
+template <class F>
+constexpr int kWarpResident = sizeof(typename F::S) == 8 ? 1 : 4;
 /// Half types hold so many elements backward that 64 registers are a few too few.
 template <class F>
 constexpr int kRegisterResident = F::kBackward && sizeof(typename F::T) == 2 ? 1 : kResident<F>;
@@ -73,6 +76,19 @@ __device__ __forceinline__ Pack<typename F::T> outputs(const F& formula, const I
   return out;
 }
 
+/// Half types have so many elements to a pack that what was made of them, in float, costs less to
+/// make again than the registers to keep it: the compiler is told to.
+template <class F, int kPacks>
+__device__ __forceinline__ void forget(Inputs<F> (&in)[kPacks]) {
+  if constexpr (sizeof(typename F::T) == 2) {
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      in[i].a = opaque(in[i].a);
+      if constexpr (F::kBackward) in[i].g = opaque(in[i].g);
+    }
+  }
+}
+
 template <class F, class Group>
 __device__ __forceinline__ void reduce(F& formula, const Group& group) {
   typename F::S sums[F::kSums];
@@ -82,81 +98,67 @@ __device__ __forceinline__ void reduce(F& formula, const Group& group) {
   formula.finish();
 }
 
-// ---- rows that are held while they are worked on ----
+// ---- rows that are held in registers while they are worked on ----
 
-/// In registers: kPacks for every thread of the group.
-template <class F, int kPacks>
-struct RegisterSlots {
-  Inputs<F> held[kPacks];
-
-  template <class Group, class Visit>
-  __device__ __forceinline__ void each(const Group& group, int, const Visit& visit) {
-#pragma unroll
-    for (int i = 0; i < kPacks; ++i) visit(group.index() + i * group.size(), held[i]);
-  }
-};
-
-/// In shared memory, where a thread sees only what it put there itself.
-template <class F>
-struct SharedSlots {
-  Inputs<F>* held;
-
-  template <class Group, class Visit>
-  __device__ __forceinline__ void each(const Group& group, int packs, const Visit& visit) {
-    for (int p = group.index(); p < packs; p += group.size()) visit(p, held[p]);
-  }
-};
-
-template <class F, class Group, class Slots>
+/// The group's row, kPacks of it in the registers of every thread.
+template <class F, int kPacks, class Group>
 __device__ __forceinline__ void solve_held(const Task<typename F::T>& task, int64_t row_index,
-                                           const Group& group, Slots& slots) {
+                                           const Group& group) {
   using S = typename F::S;
-  using In = Inputs<F>;
   const ContiguousRow<typename F::T> row(task, row_index);
   F formula(task, row_index < task.rows ? row_index : 0);
 
-  slots.each(group, row.packs(), [&](int p, In& in) { in = load<F>(task, row, p); });
+  Inputs<F> in[kPacks];
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) in[i] = load<F>(task, row, group.index() + i * group.size());
   S max = Limits<S>::lowest;
-  slots.each(group, row.packs(), [&](int, In& in) { max = largest(in, max); });
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) max = largest(in[i], max);
   max = group.max(max);
-  slots.each(group, row.packs(), [&](int, In& in) { add(formula, in, max); });
+  forget(in);
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) add(formula, in[i], max);
   reduce(formula, group);
-  // Half types have so many elements to a pack that their powers cost less to compute again than
-  // the registers to keep them.
+  forget(in);
   if constexpr (sizeof(typename F::T) == 2) max = opaque(max);
-  slots.each(group, row.packs(),
-             [&](int p, In& in) { row.store(task.out, p, outputs(formula, in, max)); });
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i)
+    row.store(task.out, group.index() + i * group.size(), outputs(formula, in[i], max));
   if (group.index() == 0 && row_index < task.rows) formula.write_row(task, row_index);
 }
 
 template <class F, int kPacks>
-__global__ void __launch_bounds__(kWarpThreads, kResident<F>)
+__global__ void __launch_bounds__(kWarpThreads, kWarpResident<F>)
     warp_kernel(Task<typename F::T> task, int lanes) {
   const LaneGroup group{kPacks > 1 ? 32 : lanes};
   const int64_t row = int64_t{blockIdx.x} * (blockDim.x / group.lanes) + threadIdx.x / group.lanes;
-  RegisterSlots<F, kPacks> slots;
-  solve_held<F>(task, row, group, slots);
+  solve_held<F, kPacks>(task, row, group);
 }
 
 template <class F>
 __global__ void __launch_bounds__(kBlockThreads, kRegisterResident<F>)
     block_kernel(Task<typename F::T> task) {
   __shared__ BlockBuffer<typename F::S> buffer;
-  RegisterSlots<F, kBlockPacks> slots;
-  solve_held<F>(task, blockIdx.x, BlockGroup<typename F::S>{buffer}, slots);
+  solve_held<F, kBlockPacks>(task, blockIdx.x, BlockGroup<typename F::S>{buffer});
 }
 
-template <class F>
-__global__ void __launch_bounds__(kBlockThreads, kResident<F>)
-    shared_kernel(Task<typename F::T> task) {
-  __shared__ BlockBuffer<typename F::S> buffer;
-  SharedSlots<F> slots{dynamic_shared<Inputs<F>>()};
-  solve_held<F>(task, blockIdx.x, BlockGroup<typename F::S>{buffer}, slots);
-}
-
-// ---- rows that are read twice ----
+// ---- rows that are gone over twice ----
 
 constexpr int kRound = 2;  // packs that a thread loads at once, to have them all under way
+
+/// The first packs of a block's row, in shared memory from the first time to the second; a thread
+/// sees only what it put there itself.
+template <class F>
+struct Kept {
+  Inputs<F>* packs;
+  int count;
+};
+/// Nothing is kept: the second time reads all of it again.
+template <class F>
+struct NothingKept {
+  static constexpr Inputs<F>* packs = nullptr;
+  static constexpr int count = 0;
+};
 
 /// Packs first, first + group.size(), ... of a row; those from `end` on are padding.
 template <class F, class Row, class Group>
@@ -172,14 +174,19 @@ __device__ __forceinline__ void load_round(const Task<typename F::T>& task, cons
 
 /// Sums over the packs [begin, end) of a row, online: whenever a round raises the maximum, the sums
 /// so far are rescaled to it. Returns the maximum.
-template <class F, class Row, class Group>
+template <class F, class Row, class Group, class Keep>
 __device__ __forceinline__ typename F::S stream_in(const Task<typename F::T>& task, const Row& row,
                                                    const Group& group, int begin, int end,
-                                                   F& formula) {
+                                                   const Keep& kept, F& formula) {
   typename F::S max = Limits<typename F::S>::lowest;
   for (int first = begin + group.index(); first < end; first += kRound * group.size()) {
     Inputs<F> in[kRound];
     load_round(task, row, group, first, end, in);
+#pragma unroll
+    for (int i = 0; i < kRound; ++i) {
+      const int p = first + i * group.size();
+      if (p < kept.count) kept.packs[p] = in[i];
+    }
     const typename F::S before = max;
 #pragma unroll
     for (int i = 0; i < kRound; ++i) max = largest(in[i], max);
@@ -190,16 +197,22 @@ __device__ __forceinline__ typename F::S stream_in(const Task<typename F::T>& ta
   return max;
 }
 
-/// Writes the packs [begin, end), last round first: what was read last is still in the caches.
-template <class F, class Row, class Group>
+/// Writes the packs [begin, end), last round first: what was read last is still in the caches, and
+/// what was read first has been kept.
+template <class F, class Row, class Group, class Keep>
 __device__ __forceinline__ void stream_out(const Task<typename F::T>& task, const Row& row,
-                                           const Group& group, int begin, int end, const F& formula,
-                                           typename F::S max) {
+                                           const Group& group, int begin, int end, const Keep& kept,
+                                           const F& formula, typename F::S max) {
   const int round = kRound * group.size();
   for (int rounds = (end - begin + round - 1) / round; rounds > 0; --rounds) {
     const int first = begin + (rounds - 1) * round + group.index();
     Inputs<F> in[kRound];
-    load_round(task, row, group, first, end, in);
+    if (first + (kRound - 1) * group.size() < kept.count) {
+#pragma unroll
+      for (int i = 0; i < kRound; ++i) in[i] = kept.packs[first + i * group.size()];
+    } else {
+      load_round(task, row, group, first, end, in);
+    }
 #pragma unroll
     for (int i = 0; i < kRound; ++i) {
       const int p = first + i * group.size();
@@ -208,25 +221,26 @@ __device__ __forceinline__ void stream_out(const Task<typename F::T>& task, cons
   }
 }
 
-template <class F, class Row, class Group>
+template <class F, class Row, class Group, class Keep>
 __device__ __forceinline__ void solve_streamed(const Task<typename F::T>& task, int64_t row_index,
-                                               const Group& group) {
+                                               const Group& group, const Keep& kept) {
   const Row row(task, row_index);
   F formula(task, row_index < task.rows ? row_index : 0);
-  const typename F::S own = stream_in(task, row, group, 0, row.packs(), formula);
+  const typename F::S own = stream_in(task, row, group, 0, row.packs(), kept, formula);
   const typename F::S max = group.max(own);
   formula.rescale(own, max);
   reduce(formula, group);
-  stream_out(task, row, group, 0, row.packs(), formula, max);
+  stream_out(task, row, group, 0, row.packs(), kept, formula, max);
   if (group.index() == 0 && row_index < task.rows) formula.write_row(task, row_index);
 }
 
 template <class F>
 __global__ void __launch_bounds__(kBlockThreads, kResident<F>)
-    stream_kernel(Task<typename F::T> task) {
+    stream_kernel(Task<typename F::T> task, int kept) {
   __shared__ BlockBuffer<typename F::S> buffer;
   solve_streamed<F, ContiguousRow<typename F::T>>(task, blockIdx.x,
-                                                  BlockGroup<typename F::S>{buffer});
+                                                  BlockGroup<typename F::S>{buffer},
+                                                  Kept<F>{dynamic_shared<Inputs<F>>(), kept});
 }
 
 template <class F>
@@ -234,7 +248,7 @@ __global__ void __launch_bounds__(kStridedThreads, kResident<F>)
     strided_kernel(Task<typename F::T> task) {
   const ColumnGroup<typename F::S> group{dynamic_shared<typename F::S>()};
   const int64_t row = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  solve_streamed<F, StridedRow<typename F::T>>(task, row, group);
+  solve_streamed<F, StridedRow<typename F::T>>(task, row, group, NothingKept<F>{});
 }
 
 // ---- rows that are split over blocks ----
@@ -267,7 +281,8 @@ __global__ void __launch_bounds__(kBlockThreads, kResident<F>)
   const ContiguousRow<typename F::T> row(task, row_index);
   const Span span(row.packs(), blockIdx.x % splits, splits);
   F formula(task, row_index);
-  const typename F::S own = stream_in(task, row, group, span.begin, span.end, formula);
+  const typename F::S own =
+      stream_in(task, row, group, span.begin, span.end, NothingKept<F>{}, formula);
   Partial<F> partial;
   partial.max = group.max(own);
   formula.rescale(own, partial.max);
@@ -309,7 +324,7 @@ __global__ void __launch_bounds__(kBlockThreads, kResident<F>)
   const Span span(row.packs(), split, splits);
   F formula(task, row_index);
   const typename F::S max = merge(partials + row_index * splits, splits, formula);
-  stream_out(task, row, group, span.begin, span.end, formula, max);
+  stream_out(task, row, group, span.begin, span.end, NothingKept<F>{}, formula, max);
   if (split == 0 && group.index() == 0) formula.write_row(task, row_index);
 }
 

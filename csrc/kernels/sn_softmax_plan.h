@@ -11,14 +11,15 @@ namespace snsoftmax {
 
 constexpr int kPackBytes = 16;  ///< the widest global access; a pack is that many bytes of a row
 constexpr int kTileRows = 128;  ///< rows, and threads, of a tile
-constexpr int kTileRowBytes = 128;          ///< longest row that one thread takes by itself
-constexpr int kWarpThreads = 128;           ///< threads of a block whose warps work alone
-constexpr int kBlockThreads = 512;          ///< most threads that share a row
-constexpr int kBlockPacks = 2;              ///< packs that a thread of a block keeps in registers
-constexpr int kStridedThreads = 256;        ///< most threads of a block of strided rows
-constexpr int kMaxSums = 5;                 ///< sums over a row: 2 forward, 3 or 5 backward
-constexpr int kMaxSplits = 128;             ///< most blocks that share a row
-constexpr int64_t kSplitBytes = 128 << 10;  ///< shortest row worth a second launch
+constexpr int kTileRowBytes = 128;    ///< longest row that one thread takes by itself
+constexpr int kWarpThreads = 128;     ///< threads of a block whose warps work alone
+constexpr int kWarpPacks = 4;         ///< most packs that a thread of a warp keeps in registers
+constexpr int kBlockThreads = 512;    ///< most threads that share a row
+constexpr int kBlockPacks = 2;        ///< packs that a thread of a block keeps in registers
+constexpr int kStridedThreads = 256;  ///< most threads of a block of strided rows
+constexpr int kMaxSums = 5;           ///< sums over a row: 2 forward, 3 or 5 backward
+constexpr int kMaxSplits = 128;       ///< most blocks that share a row
+constexpr int64_t kSplitBytes = 128 << 10;               ///< shortest row worth a second launch
 constexpr int64_t kMaxSize = (int64_t{1} << 31) - 4096;  ///< a row's elements are counted in int
 
 enum class Pass { kForward, kBackward };
@@ -27,8 +28,8 @@ enum class Regime {
   kTile,     ///< short rows that are no whole packs: a thread per row, staged in shared memory
   kWarp,     ///< a row in the registers of 1 to 32 lanes
   kBlock,    ///< a row in the registers of a block
-  kShared,   ///< a row in the shared memory of a block
-  kStream,   ///< a row read twice by one block, its maximum and sums found online
+  kStream,   ///< a row gone over twice by one block, its maximum and sums found online; what fits
+             ///< stays in shared memory in between
   kSplit,    ///< as kStream, but several blocks per row, and a second launch that merges them
   kStrided,  ///< inner > 1: neighbouring threads have neighbouring rows
 };
@@ -43,7 +44,8 @@ struct Device {
 struct Plan {
   Regime regime = Regime::kWarp;
   int lanes = 1;         ///< kWarp: threads per row
-  int packs = 1;         ///< kWarp: packs per thread, 1 or 2
+  int packs = 1;         ///< kWarp: packs per thread, 1, 2 or 4
+  int kept = 0;          ///< kStream: packs of a row that stay in shared memory
   int threads_x = 1;     ///< the block
   int threads_y = 1;     ///< kStrided: threads per row
   int splits = 1;        ///< kSplit: blocks per row
@@ -111,7 +113,7 @@ inline Plan sn_softmax_plan(const SNSoftmaxArgs& args, Pass pass, const Device& 
     return plan;
   }
 
-  if (packs <= 32 * 2) {
+  if (packs <= 32 * kWarpPacks) {
     plan.regime = Regime::kWarp;
     plan.lanes = std::min(32, power_of_two_at_least(packs));
     plan.packs = power_of_two_at_least(divide_up(packs, 32));
@@ -146,10 +148,10 @@ inline Plan sn_softmax_plan(const SNSoftmaxArgs& args, Pass pass, const Device& 
 
   // Two blocks fit a multiprocessor, so that one loads while the other computes; 4 KiB are left
   // for what the block needs besides the row.
-  const int64_t shared = inputs * packs * kPackBytes;
   const int64_t room = std::min(device.shared_per_block, device.shared_per_multiprocessor / 2);
-  plan.regime = shared + 4096 <= room ? Regime::kShared : Regime::kStream;
-  plan.shared = plan.regime == Regime::kShared ? static_cast<size_t>(shared) : 0;
+  plan.regime = Regime::kStream;
+  plan.kept = static_cast<int>(std::min(packs, (room - 4096) / (inputs * kPackBytes)));
+  plan.shared = static_cast<size_t>(plan.kept * inputs * kPackBytes);
   return plan;
 }
 

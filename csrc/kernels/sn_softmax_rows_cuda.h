@@ -32,6 +32,16 @@ struct alignas(kPackBytes) Pack {
   T values[kElements<T>];
 };
 
+/// The same pack, but the compiler cannot know that it is.
+template <class T>
+__device__ __forceinline__ Pack<T> opaque(Pack<T> pack) {
+#if defined(__CUDACC__)
+  auto* const words = reinterpret_cast<uint4*>(&pack);
+  asm volatile("" : "+r"(words->x), "+r"(words->y), "+r"(words->z), "+r"(words->w));
+#endif
+  return pack;
+}
+
 template <class T>
 __device__ __forceinline__ Pack<T> filled(Opmath<T> value) {
   Pack<T> pack;
@@ -69,7 +79,7 @@ class ContiguousRow {
 #pragma unroll
     for (int k = 0; k < kElements<T>; ++k)
       if (inside(first + k)) pack.values[k] = data[offset_ + first + k];
-    return pack;
+    return opaque(pack);  // four registers from here on, not one for each element
   }
 
   __device__ __forceinline__ void store(T* data, int p, const Pack<T>& pack) const {

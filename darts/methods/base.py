@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from darts import parallel
 from darts.config import ConfigError, SearchConfig, build, nearest
 from darts.plugins import imported
 from darts.step import Outcome, frozen
@@ -128,6 +129,11 @@ class Method:
         self._norms = torch.zeros(edges + 1, device=self.device)
         """Each edge's sum of gradient norms, and their number; on the device, see `capturable`."""
 
+    @property
+    def captured(self) -> bool:
+        """Whether steps are CUDA graphs here: on a GPU, in one process, where `capturable`."""
+        return self.capturable and self.device.type == "cuda" and parallel.world() == 1
+
     # ------------------------------------------------------------------ weights
 
     def initial_logits(self) -> Weights:
@@ -174,6 +180,7 @@ class Method:
             betas=(arch.beta1, arch.beta2),
             weight_decay=arch.weight_decay,
             fused=True,
+            capturable=self.captured,
         )
 
     def arch_objective(self, loss: Loss) -> Tensor:

@@ -31,14 +31,19 @@ void test_examples() {
   CHECK(regime(f32, 6, 5, 1, forward) == Regime::kTile, "the search's alpha");
   CHECK(regime(f32, 1000000, 8, 1, forward) == Regime::kWarp, "short rows of whole packs");
   CHECK(regime(f32, 8192, 1000, 1, backward) == Regime::kBlock, "a row in registers");
-  CHECK(regime(f32, 8192, 5000, 1, backward) == Regime::kShared, "a row in shared memory");
-  CHECK(regime(bf16, 512, 50257, 1, forward) == Regime::kShared, "a vocabulary in half precision");
+  CHECK(regime(bf16, 8192, 1000, 1, backward) == Regime::kWarp, "a row in a warp's registers");
+  CHECK(regime(f32, 8192, 5000, 1, backward) == Regime::kStream, "a row in shared memory");
   CHECK(regime(f32, 512, 50257, 1, backward) == Regime::kStream, "a vocabulary");
   CHECK(regime(f32, 1, 200000, 1, forward) == Regime::kSplit, "one long row");
   CHECK(regime(f32, 64, 1000, 49, forward) == Regime::kStrided, "channels");
 
   const Plan eight = sn_softmax_plan(shape(f32, 1000000, 8), forward, kH100);
   CHECK(eight.lanes == 2 && eight.packs == 1, "8 floats are 2 packs, not %d lanes", eight.lanes);
+  const SNSoftmaxArgs vocabulary = shape(bf16, 512, 50257);
+  const Plan whole = sn_softmax_plan(vocabulary, forward, kH100);
+  CHECK(whole.kept == packs_of_row(vocabulary), "in half precision it fits, not %d", whole.kept);
+  const Plan part = sn_softmax_plan(vocabulary, backward, kH100);
+  CHECK(part.kept > 0 && part.kept < whole.kept, "with its gradient half does, not %d", part.kept);
   const Plan long_row = sn_softmax_plan(shape(f32, 1, 200000), forward, kH100);
   CHECK(long_row.splits > 16, "one row gets %d of 132 multiprocessors", long_row.splits);
   const Plan columns = sn_softmax_plan(shape(f32, 1, 1000, 64), forward, kH100);
@@ -79,7 +84,8 @@ void test_invariants(const Device& device, DType dtype, int64_t outer, int64_t s
       break;
     case Regime::kWarp:
       HOLDS(plan.lanes <= 32 && (plan.lanes & (plan.lanes - 1)) == 0, "2^k lanes");
-      HOLDS(plan.packs <= 2 && (plan.packs == 1 || plan.lanes == 32), "a kernel that exists");
+      HOLDS(plan.packs == 1 || plan.packs == 2 || plan.packs == kWarpPacks, "a kernel that exists");
+      HOLDS(plan.packs == 1 || plan.lanes == 32, "several packs for whole warps only");
       HOLDS(plan.lanes * plan.packs >= packs, "the row fits the lanes");
       HOLDS(plan.blocks * (plan.threads_x / plan.lanes) >= rows, "lanes for every row");
       HOLDS(threads <= kWarpThreads, "the launch bound");
@@ -88,11 +94,9 @@ void test_invariants(const Device& device, DType dtype, int64_t outer, int64_t s
       HOLDS(int64_t{kBlockPacks} * threads >= packs, "the row fits the registers");
       HOLDS(plan.blocks == rows && threads <= kBlockThreads, "a block for every row");
       break;
-    case Regime::kShared:
-      HOLDS(static_cast<int64_t>(plan.shared) == inputs * packs * kPackBytes, "the row fits");
-      HOLDS(plan.blocks == rows && threads <= kBlockThreads, "a block for every row");
-      break;
     case Regime::kStream:
+      HOLDS(static_cast<int64_t>(plan.shared) == inputs * plan.kept * kPackBytes, "room for it");
+      HOLDS(plan.kept > 0 && plan.kept <= packs, "what is kept is of the row");
       HOLDS(plan.blocks == rows && threads <= kBlockThreads, "a block for every row");
       break;
     case Regime::kSplit:
