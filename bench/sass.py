@@ -44,7 +44,7 @@ class Rule:
     stores: int
 
 
-# float budgets keep 2048 threads a multiprocessor at 32 registers, 1024 at 64, 768 at 80, 512 at 128.
+# 2048 threads fit a multiprocessor at 32 registers, 1024 at 64, 768 at 80, 512 at 128.
 RULES = {
     "tile_kernel": Rule((56, 80), 1, 1),
     "warp_kernel": Rule((128, 168), 1, 1),

@@ -37,7 +37,8 @@ class SharedGradient:
         task = torch._C._current_graph_task_id()
         if task != self._task or self._buffer is None:
             self._task, self._done = task, 0
-            self._buffer = torch.empty_like(map)
+            # Not always the map's own layout: cuDNN's float64 convolutions have another.
+            self._buffer = torch.empty_like(map, memory_format=torch.channels_last)
         self._done += 1
         return self._buffer, self._done > 1
 
