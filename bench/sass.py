@@ -50,6 +50,7 @@ RULES = {
     "warp_kernel": Rule((128, 168), 1, 1),
     "block_kernel": Rule((96, 128), 2, 2),
     "stream_kernel": Rule((64, 128), 4, 2),
+    "cluster_kernel": Rule((64, 128), 4, 2),
     "split_in_kernel": Rule((64, 128), 2, 0),
     "split_out_kernel": Rule((64, 128), 2, 2),
     "strided_kernel": Rule((128, 168), 0, 0),

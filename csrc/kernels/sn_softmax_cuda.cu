@@ -8,6 +8,7 @@
 // Reductions have a fixed order and there are no atomics: the same input gives the same bits.
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "launch.h"
 #include "sn_softmax.h"
@@ -41,6 +42,9 @@ const char* run(const Plan& plan, const Task<typename F::T>& task, void* workspa
       return launch(block_kernel<F>, grid, block, plan.shared, stream, task);
     case Regime::kStream:
       return launch(stream_kernel<F>, grid, block, plan.shared, stream, task, plan.kept);
+    case Regime::kCluster:
+      return launch_in_clusters(plan.cluster, cluster_kernel<F>, grid, block, plan.shared, stream,
+                                task, plan.kept, plan.cluster);
     case Regime::kStrided:
       return launch(strided_kernel<F>, grid, block, plan.shared, stream, task);
     case Regime::kSplit: {
@@ -57,7 +61,7 @@ const char* run(const Plan& plan, const Task<typename F::T>& task, void* workspa
 
 /// The current device, or CUDA's message.
 const char* query(Device& device) {
-  int index = 0, per_block = 0, per_multiprocessor = 0;
+  int index = 0, per_block = 0, per_multiprocessor = 0, capability = 0;
   cudaError_t error = cudaGetDevice(&index);
   const auto get = [&](int* value, cudaDeviceAttr attribute) {
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, index);
@@ -66,6 +70,8 @@ const char* query(Device& device) {
   get(&device.max_threads, cudaDevAttrMaxThreadsPerBlock);
   get(&per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   get(&per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  get(&capability, cudaDevAttrComputeCapabilityMajor);
+  device.clusters = capability >= 9;
   device.shared_per_block = per_block;
   device.shared_per_multiprocessor = per_multiprocessor;
   return message(error);
@@ -133,8 +139,11 @@ size_t sn_softmax_workspace_cuda(const SNSoftmaxArgs& args) {
 const char* sn_softmax_forward_cuda(const SNSoftmaxArgs& args, const void* logits, void* probs,
                                     void* entropy, void* workspace, void* stream) {
   return dispatch(args.dtype, [&](auto zero) {
-    return run<Forward<decltype(zero)>>(
-        args, Pass::kForward, {logits, nullptr, nullptr, probs, entropy}, workspace, stream);
+    using T = decltype(zero);
+    const Tensors tensors{logits, nullptr, nullptr, probs, entropy};
+    return entropy == nullptr
+               ? run<Forward<T, false>>(args, Pass::kForward, tensors, workspace, stream)
+               : run<Forward<T, true>>(args, Pass::kForward, tensors, workspace, stream);
   });
 }
 
@@ -144,9 +153,15 @@ const char* sn_softmax_backward_cuda(const SNSoftmaxArgs& args, const void* grad
   const Tensors tensors{logits, grad, grad_entropy, grad_logits, nullptr};
   return dispatch(args.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return args.smooth == Smooth::kNone
-               ? run<Backward<T, false>>(args, Pass::kBackward, tensors, workspace, stream)
-               : run<Backward<T, true>>(args, Pass::kBackward, tensors, workspace, stream);
+    const auto call = [&](auto smooth, auto with_entropy) {
+      using F = Backward<T, decltype(smooth)::value, decltype(with_entropy)::value>;
+      return run<F>(args, Pass::kBackward, tensors, workspace, stream);
+    };
+    const auto choose = [&](auto smooth) {
+      return grad_entropy == nullptr ? call(smooth, std::false_type{})
+                                     : call(smooth, std::true_type{});
+    };
+    return args.smooth == Smooth::kNone ? choose(std::false_type{}) : choose(std::true_type{});
   });
 }
 

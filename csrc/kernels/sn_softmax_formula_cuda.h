@@ -65,45 +65,55 @@ struct Task {
 
 // ---- formulas ----
 
-template <class T_>
+/// z of an element. Where no entropy is asked for, nothing is multiplied by z, and it may be -inf.
+template <bool kEntropy, class S>
+__device__ __forceinline__ S exponent(S a, S max, S inverse) {
+  if constexpr (kEntropy)
+    return octaves(a, max, inverse);
+  else
+    return (a - max) * (inverse * Constants<S>::log2e);
+}
+
+/// `kEntropy`: the row's entropy is wanted too.
+template <class T_, bool kEntropy>
 class Forward {
  public:
   using T = T_;
   using S = Opmath<T>;
   static constexpr bool kBackward = false;
-  static constexpr int kSums = 2;
+  static constexpr int kSums = kEntropy ? 2 : 1;
 
   __device__ __forceinline__ Forward(const Task<T>& task, int64_t row)
       : inverse_(inverse_temperature(task.temperature(row))), sums_(Sums<S>::zero()) {}
 
   __device__ __forceinline__ void add(S max, S a, S) {
-    const S z = octaves(a, max, inverse_);
+    const S z = exponent<kEntropy>(a, max, inverse_);
     sums_.add(z, exp2_of(z), S(0));
   }
 
   __device__ __forceinline__ void rescale(S from, S to) {
-    const S z = octaves(from, to, inverse_);
+    const S z = exponent<kEntropy>(from, to, inverse_);
     sums_.rescale(z, exp2_of(z));
   }
 
   __device__ __forceinline__ void get(S (&sums)[kSums]) const {
     sums[0] = sums_.power;
-    sums[1] = sums_.moment;
+    if constexpr (kEntropy) sums[1] = sums_.moment;
   }
   __device__ __forceinline__ void set(const S (&sums)[kSums]) {
     sums_.power = sums[0];
-    sums_.moment = sums[1];
+    if constexpr (kEntropy) sums_.moment = sums[1];
   }
 
   __device__ __forceinline__ void finish() { inverse_power_ = S(1) / sums_.power; }
 
   __device__ __forceinline__ S output(S max, S a, S) const {
-    return exp2_of(octaves(a, max, inverse_)) * inverse_power_;
+    return exp2_of(exponent<kEntropy>(a, max, inverse_)) * inverse_power_;
   }
 
   /// By one thread of the group.
   __device__ __forceinline__ void write_row(const Task<T>& task, int64_t row) const {
-    if (task.entropy != nullptr)
+    if constexpr (kEntropy)
       task.entropy[row] = entropy(log2_of(sums_.power), inverse_power_, sums_.moment);
   }
 
@@ -113,55 +123,49 @@ class Forward {
   Sums<S> sums_;
 };
 
-template <class T_, bool kSmooth>
+/// `kSmooth`: Eq. 8 has its smooth term; `kEntropy`: the row's entropy has a gradient too.
+template <class T_, bool kSmooth, bool kEntropy>
 class Backward {
  public:
   using T = T_;
   using S = Opmath<T>;
   static constexpr bool kBackward = true;
-  static constexpr int kSums = kSmooth ? 5 : 3;
+  static constexpr int kSums = 2 + 2 * kSmooth + kEntropy;
 
   __device__ __forceinline__ Backward(const Task<T>& task, int64_t row)
-      : sums_t_(Sums<S>::zero()), sums_st_(Sums<S>::zero()) {
+      : inverse_st_(S(0)), tilt_(S(0)), sums_t_(Sums<S>::zero()), sums_st_(Sums<S>::zero()) {
     inverse_t_ = inverse_temperature(task.temperature(row));
-    inverse_st_ = S(0);
     if constexpr (kSmooth)
       inverse_st_ = task.absolute ? inverse_temperature(task.smooth_temperature(row))
                                   : inverse_t_ * task.inverse_scale;
-    tilt_ =
-        task.grad_entropy == nullptr ? S(0) : __ldg(task.grad_entropy + row) * Constants<S>::ln2;
+    if constexpr (kEntropy) tilt_ = __ldg(task.grad_entropy + row) * Constants<S>::ln2;
   }
 
   __device__ __forceinline__ void add(S max, S a, S g) {
-    const S z = octaves(a, max, inverse_t_);
+    const S z = exponent<kEntropy>(a, max, inverse_t_);
     sums_t_.add(z, exp2_of(z), g);
-    if constexpr (kSmooth) {
-      const S smooth_z = octaves(a, max, inverse_st_);
-      sums_st_.add(smooth_z, exp2_of(smooth_z), g);
-    }
+    if constexpr (kSmooth) sums_st_.add(S(0), exp2_of(smooth_exponent(a, max)), g);
   }
 
   __device__ __forceinline__ void rescale(S from, S to) {
-    const S z = octaves(from, to, inverse_t_);
+    const S z = exponent<kEntropy>(from, to, inverse_t_);
     sums_t_.rescale(z, exp2_of(z));
-    if constexpr (kSmooth) {
-      const S smooth_z = octaves(from, to, inverse_st_);
-      sums_st_.rescale(smooth_z, exp2_of(smooth_z));
-    }
+    if constexpr (kSmooth) sums_st_.rescale(S(0), exp2_of(smooth_exponent(from, to)));
   }
 
   __device__ __forceinline__ void get(S (&sums)[kSums]) const {
     sums[0] = sums_t_.power;
-    sums[1] = sums_t_.moment;
-    sums[2] = sums_t_.dot;
+    sums[1] = sums_t_.dot;
     if constexpr (kSmooth) {
-      sums[3] = sums_st_.power;
-      sums[4] = sums_st_.dot;
+      sums[2] = sums_st_.power;
+      sums[3] = sums_st_.dot;
     }
+    if constexpr (kEntropy) sums[kSums - 1] = sums_t_.moment;
   }
   __device__ __forceinline__ void set(const S (&sums)[kSums]) {
-    sums_t_ = {sums[0], sums[1], sums[2]};
-    if constexpr (kSmooth) sums_st_ = {sums[3], S(0), sums[4]};
+    sums_t_ = {sums[0], S(0), sums[1]};
+    if constexpr (kSmooth) sums_st_ = {sums[2], S(0), sums[3]};
+    if constexpr (kEntropy) sums_t_.moment = sums[kSums - 1];
   }
 
   __device__ __forceinline__ void finish() {
@@ -171,16 +175,22 @@ class Backward {
   }
 
   __device__ __forceinline__ S output(S max, S a, S g) const {
-    const S z = octaves(a, max, inverse_t_);
+    const S z = exponent<kEntropy>(a, max, inverse_t_);
+    const S tilted = kEntropy ? z : S(0);
     if constexpr (kSmooth)
-      return combine(z, exp2_of(z), exp2_of(octaves(a, max, inverse_st_)), g, tilt_, at_t_, at_st_);
+      return combine(tilted, exp2_of(z), exp2_of(smooth_exponent(a, max)), g, tilt_, at_t_, at_st_);
     else
-      return combine(z, exp2_of(z), g, tilt_, at_t_);
+      return combine(tilted, exp2_of(z), g, tilt_, at_t_);
   }
 
   __device__ __forceinline__ void write_row(const Task<T>&, int64_t) const {}
 
  private:
+  /// The entropy is that of p, at t: nothing is multiplied by the z at st.
+  __device__ __forceinline__ S smooth_exponent(S a, S max) const {
+    return exponent<false>(a, max, inverse_st_);
+  }
+
   S inverse_t_, inverse_st_, tilt_;
   Sums<S> sums_t_, sums_st_;
   Jacobian<S> at_t_, at_st_;

@@ -43,36 +43,41 @@ __device__ __forceinline__ Inputs<F> load(const Task<typename F::T>& task, const
   return in;
 }
 
+/// The incoming gradients of a pack; forward there are none.
 template <class F>
-__device__ __forceinline__ typename F::S gradient(const Inputs<F>& in, int k) {
+__device__ __forceinline__ Wide<typename F::T> gradients(const Inputs<F>& in) {
   if constexpr (F::kBackward)
-    return to_opmath(in.g.values[k]);
+    return widen(in.g);
   else
-    return 0;
+    return {};
 }
 
 template <class F>
 __device__ __forceinline__ typename F::S largest(const Inputs<F>& in, typename F::S max) {
+  const auto a = widen(in.a);
 #pragma unroll
-  for (int k = 0; k < kElements<typename F::T>; ++k) max = larger(max, to_opmath(in.a.values[k]));
+  for (int k = 0; k < kElements<typename F::T>; ++k) max = larger(max, a.values[k]);
   return max;
 }
 
 template <class F>
 __device__ __forceinline__ void add(F& formula, const Inputs<F>& in, typename F::S max) {
+  const auto a = widen(in.a);
+  const auto g = gradients(in);
 #pragma unroll
-  for (int k = 0; k < kElements<typename F::T>; ++k)
-    formula.add(max, to_opmath(in.a.values[k]), gradient(in, k));
+  for (int k = 0; k < kElements<typename F::T>; ++k) formula.add(max, a.values[k], g.values[k]);
 }
 
 template <class F>
 __device__ __forceinline__ Pack<typename F::T> outputs(const F& formula, const Inputs<F>& in,
                                                        typename F::S max) {
+  const auto a = widen(in.a);
+  const auto g = gradients(in);
   Pack<typename F::T> out;
 #pragma unroll
   for (int k = 0; k < kElements<typename F::T>; k += 2)
-    store_pair(out.values + k, formula.output(max, to_opmath(in.a.values[k]), gradient(in, k)),
-               formula.output(max, to_opmath(in.a.values[k + 1]), gradient(in, k + 1)));
+    store_pair(out.values + k, formula.output(max, a.values[k], g.values[k]),
+               formula.output(max, a.values[k + 1], g.values[k + 1]));
   return out;
 }
 
@@ -146,18 +151,24 @@ __global__ void __launch_bounds__(kBlockThreads, kRegisterResident<F>)
 
 constexpr int kRound = 2;  // packs that a thread loads at once, to have them all under way
 
-/// The first packs of a block's row, in shared memory from the first time to the second; a thread
-/// sees only what it put there itself.
+/// Packs [begin, end) of a row, in shared memory from the first time to the second; a thread sees
+/// only what it put there itself.
 template <class F>
 struct Kept {
   Inputs<F>* packs;
-  int count;
+  int begin;
+  int end;
+
+  __device__ __forceinline__ bool has(int p) const { return p < end; }
+  __device__ __forceinline__ void put(int p, const Inputs<F>& in) const { packs[p - begin] = in; }
+  __device__ __forceinline__ Inputs<F> get(int p) const { return packs[p - begin]; }
 };
 /// Nothing is kept: the second time reads all of it again.
 template <class F>
 struct NothingKept {
-  static constexpr Inputs<F>* packs = nullptr;
-  static constexpr int count = 0;
+  __device__ __forceinline__ bool has(int) const { return false; }
+  __device__ __forceinline__ void put(int, const Inputs<F>&) const {}
+  __device__ __forceinline__ Inputs<F> get(int) const { return {}; }
 };
 
 /// Packs first, first + group.size(), ... of a row; those from `end` on are padding.
@@ -185,7 +196,7 @@ __device__ __forceinline__ typename F::S stream_in(const Task<typename F::T>& ta
 #pragma unroll
     for (int i = 0; i < kRound; ++i) {
       const int p = first + i * group.size();
-      if (p < kept.count) kept.packs[p] = in[i];
+      if (kept.has(p)) kept.put(p, in[i]);
     }
     const typename F::S before = max;
 #pragma unroll
@@ -207,9 +218,9 @@ __device__ __forceinline__ void stream_out(const Task<typename F::T>& task, cons
   for (int rounds = (end - begin + round - 1) / round; rounds > 0; --rounds) {
     const int first = begin + (rounds - 1) * round + group.index();
     Inputs<F> in[kRound];
-    if (first + (kRound - 1) * group.size() < kept.count) {
+    if (kept.has(first + (kRound - 1) * group.size())) {
 #pragma unroll
-      for (int i = 0; i < kRound; ++i) in[i] = kept.packs[first + i * group.size()];
+      for (int i = 0; i < kRound; ++i) in[i] = kept.get(first + i * group.size());
     } else {
       load_round(task, row, group, first, end, in);
     }
@@ -240,7 +251,7 @@ __global__ void __launch_bounds__(kBlockThreads, kResident<F>)
   __shared__ BlockBuffer<typename F::S> buffer;
   solve_streamed<F, ContiguousRow<typename F::T>>(task, blockIdx.x,
                                                   BlockGroup<typename F::S>{buffer},
-                                                  Kept<F>{dynamic_shared<Inputs<F>>(), kept});
+                                                  Kept<F>{dynamic_shared<Inputs<F>>(), 0, kept});
 }
 
 template <class F>
@@ -283,27 +294,34 @@ __global__ void __launch_bounds__(kBlockThreads, kResident<F>)
   F formula(task, row_index);
   const typename F::S own =
       stream_in(task, row, group, span.begin, span.end, NothingKept<F>{}, formula);
+  const Partial<F> mine = part(group, own, formula);
+  if (group.index() == 0) partials[blockIdx.x] = mine;
+}
+
+/// This block's part, the same in every thread.
+template <class F, class Group>
+__device__ __forceinline__ Partial<F> part(const Group& group, typename F::S own, F& formula) {
   Partial<F> partial;
   partial.max = group.max(own);
   formula.rescale(own, partial.max);
   formula.get(partial.sums);
   group.sum(partial.sums);
-  if (group.index() == 0) partials[blockIdx.x] = partial;
+  return partial;
 }
 
-/// Merges the parts of a row, in every warp alike. Returns the row's maximum.
-template <class F>
-__device__ __forceinline__ typename F::S merge(const Partial<F>* partials, int splits, F& formula) {
+/// Merges the parts partial(0), ... of a row, in every warp alike. Returns the row's maximum.
+template <class F, class At>
+__device__ __forceinline__ typename F::S merge(const At& partial, int splits, F& formula) {
   using S = typename F::S;
   const LaneGroup warp{32};
   S max = Limits<S>::lowest;
-  for (int i = warp.index(); i < splits; i += warp.size()) max = larger(max, partials[i].max);
+  for (int i = warp.index(); i < splits; i += warp.size()) max = larger(max, partial(i).max);
   max = warp.max(max);
   S total[F::kSums] = {};
   for (int i = warp.index(); i < splits; i += warp.size()) {
     S sums[F::kSums];
-    formula.set(partials[i].sums);
-    formula.rescale(partials[i].max, max);
+    formula.set(partial(i).sums);
+    formula.rescale(partial(i).max, max);
     formula.get(sums);
 #pragma unroll
     for (int k = 0; k < F::kSums; ++k) total[k] += sums[k];
@@ -323,9 +341,47 @@ __global__ void __launch_bounds__(kBlockThreads, kResident<F>)
   const ContiguousRow<typename F::T> row(task, row_index);
   const Span span(row.packs(), split, splits);
   F formula(task, row_index);
-  const typename F::S max = merge(partials + row_index * splits, splits, formula);
+  const Partial<F>* const of_row = partials + row_index * splits;
+  const auto at = [&](int i) -> const Partial<F>& { return of_row[i]; };
+  const typename F::S max = merge(at, splits, formula);
   stream_out(task, row, group, span.begin, span.end, NothingKept<F>{}, formula, max);
   if (split == 0 && group.index() == 0) formula.write_row(task, row_index);
+}
+
+/// What the blocks of a cluster have in shared memory before the packs of their row.
+template <class F>
+struct alignas(kPackBytes) ClusterShared {
+  BlockBuffer<typename F::S> buffer;
+  Partial<F> partial;
+};
+
+template <class F>
+__global__ void __launch_bounds__(kBlockThreads, kResident<F>)
+    cluster_kernel(Task<typename F::T> task, int kept, int blocks) {
+  static_assert(sizeof(ClusterShared<F>) <= kClusterBytes, "the plan leaves too little");
+  auto* const shared = dynamic_shared<ClusterShared<F>>();
+  auto* const packs = reinterpret_cast<Inputs<F>*>(dynamic_shared<unsigned char>() + kClusterBytes);
+  const BlockGroup<typename F::S> group{shared->buffer};
+  const Cluster cluster;
+  const int64_t row_index = blockIdx.x / blocks;
+  const ContiguousRow<typename F::T> row(task, row_index);
+  const Span span(row.packs(), cluster.rank(), blocks);
+  const int keep = span.end - span.begin < kept ? span.end - span.begin : kept;
+  const Kept<F> held{packs, span.begin, span.begin + keep};
+  F formula(task, row_index);
+  const typename F::S own = stream_in(task, row, group, span.begin, span.end, held, formula);
+  const Partial<F> mine = part(group, own, formula);
+  if (group.index() == 0) shared->partial = mine;
+  cluster.arrive();
+  cluster.wait();
+  const auto at = [&](int i) -> const Partial<F>& {
+    return *cluster.in_block(i, &shared->partial);
+  };
+  const typename F::S max = merge(at, blocks, formula);
+  cluster.arrive();
+  stream_out(task, row, group, span.begin, span.end, held, formula, max);
+  if (cluster.rank() == 0 && group.index() == 0) formula.write_row(task, row_index);
+  cluster.wait();  // a block that others still read must not end
 }
 
 // ---- short rows, a thread each ----

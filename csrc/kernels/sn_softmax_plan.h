@@ -19,6 +19,8 @@ constexpr int kBlockPacks = 2;        ///< packs that a thread of a block keeps 
 constexpr int kStridedThreads = 256;  ///< most threads of a block of strided rows
 constexpr int kMaxSums = 5;           ///< sums over a row: 2 forward, 3 or 5 backward
 constexpr int kMaxSplits = 128;       ///< most blocks that share a row
+constexpr int kMaxCluster = 8;        ///< most blocks of a cluster, on every device with any
+constexpr int kClusterBytes = 2048;   ///< shared memory for what a cluster's blocks exchange
 constexpr int64_t kSplitBytes = 128 << 10;               ///< shortest row worth a second launch
 constexpr int64_t kMaxSize = (int64_t{1} << 31) - 4096;  ///< a row's elements are counted in int
 
@@ -30,6 +32,7 @@ enum class Regime {
   kBlock,    ///< a row in the registers of a block
   kStream,   ///< a row gone over twice by one block, its maximum and sums found online; what fits
              ///< stays in shared memory in between
+  kCluster,  ///< as kStream, but by a cluster of blocks, in whose shared memory more of it fits
   kSplit,    ///< as kStream, but several blocks per row, and a second launch that merges them
   kStrided,  ///< inner > 1: neighbouring threads have neighbouring rows
 };
@@ -39,13 +42,15 @@ struct Device {
   int max_threads;                    ///< per block
   int64_t shared_per_block;           ///< bytes, the most that one may ask for
   int64_t shared_per_multiprocessor;  ///< bytes
+  bool clusters;                      ///< whether blocks can form clusters
 };
 
 struct Plan {
   Regime regime = Regime::kWarp;
   int lanes = 1;         ///< kWarp: threads per row
   int packs = 1;         ///< kWarp: packs per thread, 1, 2 or 4
-  int kept = 0;          ///< kStream: packs of a row that stay in shared memory
+  int kept = 0;          ///< kStream, kCluster: packs that stay in a block's shared memory
+  int cluster = 1;       ///< kCluster: blocks per row
   int threads_x = 1;     ///< the block
   int threads_y = 1;     ///< kStrided: threads per row
   int splits = 1;        ///< kSplit: blocks per row
@@ -149,9 +154,16 @@ inline Plan sn_softmax_plan(const SNSoftmaxArgs& args, Pass pass, const Device& 
   // Two blocks fit a multiprocessor, so that one loads while the other computes; 4 KiB are left
   // for what the block needs besides the row.
   const int64_t room = std::min(device.shared_per_block, device.shared_per_multiprocessor / 2);
+  const int64_t fits = (room - 4096) / (inputs * kPackBytes);
   plan.regime = Regime::kStream;
-  plan.kept = static_cast<int>(std::min(packs, (room - 4096) / (inputs * kPackBytes)));
-  plan.shared = static_cast<size_t>(plan.kept * inputs * kPackBytes);
+  if (packs > fits && device.clusters) {
+    plan.regime = Regime::kCluster;
+    while (plan.cluster < kMaxCluster && divide_up(packs, plan.cluster) > fits) plan.cluster *= 2;
+    plan.blocks = rows * plan.cluster;
+    plan.shared = kClusterBytes;
+  }
+  plan.kept = static_cast<int>(std::min(divide_up(packs, plan.cluster), fits));
+  plan.shared += static_cast<size_t>(plan.kept * inputs * kPackBytes);
   return plan;
 }
 

@@ -32,6 +32,33 @@ struct alignas(kPackBytes) Pack {
   T values[kElements<T>];
 };
 
+/// A pack in opmath.
+template <class T>
+struct Wide {
+  Opmath<T> values[kElements<T>] = {};
+};
+
+template <class T>
+__device__ __forceinline__ Wide<T> widen(const Pack<T>& pack) {
+  Wide<T> wide;
+#pragma unroll
+  for (int k = 0; k < kElements<T>; ++k) wide.values[k] = to_opmath(pack.values[k]);
+  return wide;
+}
+#if defined(__CUDACC__)
+/// One instruction an element; taken one by one, half of them are first moved to a low half.
+__device__ __forceinline__ Wide<__nv_bfloat16> widen(const Pack<__nv_bfloat16>& pack) {
+  const auto* const words = reinterpret_cast<const unsigned*>(&pack);
+  Wide<__nv_bfloat16> wide;
+#pragma unroll
+  for (int k = 0; k < kElements<__nv_bfloat16>; k += 2) {
+    wide.values[k] = __uint_as_float(words[k / 2] << 16);
+    wide.values[k + 1] = __uint_as_float(words[k / 2] & 0xffff0000u);
+  }
+  return wide;
+}
+#endif
+
 /// The same pack, but the compiler cannot know that it is.
 template <class T>
 __device__ __forceinline__ Pack<T> opaque(Pack<T> pack) {

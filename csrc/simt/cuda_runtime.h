@@ -1,6 +1,7 @@
 // Stands in for CUDA's <cuda_runtime.h> so that g++ compiles a .cu file as it is. Every CUDA thread
 // is an operating-system thread, so ThreadSanitizer sees a missing barrier as a data race and
-// AddressSanitizer sees an index that leaves its buffer. Blocks run one after another.
+// AddressSanitizer sees an index that leaves its buffer. Blocks run one after another, those of a
+// cluster together.
 //
 // Only what the kernels use is here. All 32 lanes of a warp must take part in every warp operation,
 // every thread of a block in every __syncthreads(), and a block is a whole number of warps. C++20.
@@ -18,7 +19,7 @@
 #define __forceinline__ inline
 #define __grid_constant__
 #define __launch_bounds__(...)
-#define __shared__ static  // one block at a time, so one copy per kernel is the block's copy
+#define __shared__ static  // one block at a time (no cluster), so one copy per kernel will do
 
 struct uint3 {
   unsigned x, y, z;
@@ -46,6 +47,7 @@ using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaDeviceAttr {
+  cudaDevAttrComputeCapabilityMajor,
   cudaDevAttrMaxThreadsPerBlock,
   cudaDevAttrMultiProcessorCount,
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
@@ -60,6 +62,7 @@ struct Device {
   int multiprocessors = 132;
   int shared_per_block = 227 << 10;
   int shared_per_multiprocessor = 228 << 10;
+  int capability = 9;  // the major one
 };
 extern Device device;
 
@@ -70,9 +73,15 @@ struct Counters {
 };
 extern Counters counters;
 
-void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body);
+/// `cluster` blocks, next to each other along x, run together.
+void run(dim3 grid, dim3 block, size_t shared, unsigned cluster, const std::function<void()>& body);
 void* dynamic_shared();
 void sync_block();
+int cluster_rank();
+/// dynamic_shared() of another block of the cluster.
+void* shared_of(int rank);
+void arrive_at_cluster();
+void wait_for_cluster();
 void sync_warp(unsigned mask);
 int lane();
 

@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -31,36 +33,55 @@ struct Warp {
   unsigned char lanes[2][kWarp][kLaneBytes];
 };
 
-struct Launch {
-  dim3 grid;
-  dim3 block;
-  size_t shared_bytes;
-  const std::function<void()>* body;
-  unsigned threads;
+struct Block {
   std::barrier<> barrier;
   std::vector<std::unique_ptr<Warp>> warps;
   std::unique_ptr<unsigned char[]> shared;
 
-  Launch(dim3 grid_, dim3 block_, size_t shared_bytes_, const std::function<void()>& body_)
-      : grid(grid_),
-        block(block_),
-        shared_bytes(shared_bytes_),
-        body(&body_),
-        threads(block_.x * block_.y * block_.z),
-        barrier(threads) {
+  Block(unsigned threads, size_t shared_bytes) : barrier(threads) {
     for (unsigned i = 0; i < threads / kWarp; ++i) warps.push_back(std::make_unique<Warp>());
     // operator new aligns to 16, as the kernels may assume of dynamic shared memory.
     shared.reset(new unsigned char[shared_bytes]);
   }
 };
 
+struct Launch {
+  dim3 grid;
+  dim3 block;
+  size_t shared_bytes;
+  const std::function<void()>* body;
+  unsigned threads;  // of a block
+  std::barrier<> barrier;
+  std::vector<std::unique_ptr<Block>> cluster;
+
+  Launch(dim3 grid_, dim3 block_, size_t shared_bytes_, unsigned blocks,
+         const std::function<void()>& body_)
+      : grid(grid_),
+        block(block_),
+        shared_bytes(shared_bytes_),
+        body(&body_),
+        threads(block_.x * block_.y * block_.z),
+        barrier(threads * blocks) {
+    for (unsigned i = 0; i < blocks; ++i)
+      cluster.push_back(std::make_unique<Block>(threads, shared_bytes));
+  }
+
+  unsigned all_threads() const { return threads * static_cast<unsigned>(cluster.size()); }
+};
+
 thread_local Launch* current;
+thread_local unsigned rank;  // of the block in its cluster
 thread_local unsigned thread_index;
 thread_local unsigned exchanges;
+thread_local std::optional<std::barrier<>::arrival_token> arrival;
 
-/// The life of one CUDA thread position: all blocks of the grid, one after another.
-void execute(Launch& launch, unsigned index) {
+Block& block() { return *current->cluster[rank]; }
+
+/// The life of one CUDA thread position: all clusters of the grid, one after another.
+void execute(Launch& launch, unsigned of_all) {
   current = &launch;
+  rank = of_all / launch.threads;
+  const unsigned index = of_all % launch.threads;
   thread_index = index;
   exchanges = 0;
   const dim3 b = launch.block;
@@ -69,10 +90,10 @@ void execute(Launch& launch, unsigned index) {
   gridDim = launch.grid;
   for (unsigned z = 0; z < launch.grid.z; ++z)
     for (unsigned y = 0; y < launch.grid.y; ++y)
-      for (unsigned x = 0; x < launch.grid.x; ++x) {
-        blockIdx = {x, y, z};
+      for (unsigned x = 0; x < launch.grid.x; x += static_cast<unsigned>(launch.cluster.size())) {
+        blockIdx = {x + rank, y, z};
         // All bits set are NaNs and absurd integers: nothing survives from the last block.
-        if (index == 0) std::memset(launch.shared.get(), 0xff, launch.shared_bytes);
+        if (index == 0) std::memset(block().shared.get(), 0xff, launch.shared_bytes);
         launch.barrier.arrive_and_wait();
         (*launch.body)();
         launch.barrier.arrive_and_wait();
@@ -84,12 +105,12 @@ class Pool {
  public:
   void run(Launch& launch) {
     std::unique_lock<std::mutex> lock(mutex_);
-    while (threads_.size() < launch.threads) {
+    while (threads_.size() < launch.all_threads()) {
       const unsigned index = static_cast<unsigned>(threads_.size());
       threads_.emplace_back([this, index, seen = generation_] { work(index, seen); });
     }
     launch_ = &launch;
-    running_ = launch.threads;
+    running_ = launch.all_threads();
     ++generation_;
     start_.notify_all();
     done_.wait(lock, [this] { return running_ == 0; });
@@ -112,7 +133,7 @@ class Pool {
       start_.wait(lock, [&] { return stopping_ || generation_ != seen; });
       if (stopping_) return;
       seen = generation_;
-      if (launch_ == nullptr || index >= launch_->threads) continue;
+      if (launch_ == nullptr || index >= launch_->all_threads()) continue;
       Launch& launch = *launch_;
       lock.unlock();
       execute(launch, index);
@@ -133,28 +154,46 @@ class Pool {
 
 Warp& warp(unsigned mask) {
   if (mask != 0xffffffffu) fail("a warp operation must name all 32 lanes");
-  return *current->warps[thread_index / kWarp];
+  return *block().warps[thread_index / kWarp];
 }
 
 }  // namespace
 
-void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body) {
+void run(dim3 grid, dim3 block, size_t shared, unsigned cluster,
+         const std::function<void()>& body) {
   const unsigned threads = block.x * block.y * block.z;
   if (threads == 0 || threads % kWarp != 0) fail("a block must be a whole number of warps");
   if (threads > 1024) fail("a block has at most 1024 threads");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) fail("a grid needs at least one block");
+  if (cluster == 0 || cluster > 8 || grid.x % cluster != 0)
+    fail("a cluster is 1 to 8 blocks, and a grid a whole number of clusters");
   if (shared > static_cast<size_t>(device.shared_per_block))
     fail("the block asks for more shared memory than the device has");
   static Pool pool;
-  Launch launch(grid, block, shared, body);
+  Launch launch(grid, block, shared, cluster, body);
   ++counters.launches;
   counters.blocks += static_cast<long>(grid.x) * grid.y * grid.z;
   pool.run(launch);
 }
 
-void* dynamic_shared() { return current->shared.get(); }
+void* dynamic_shared() { return block().shared.get(); }
 
-void sync_block() { current->barrier.arrive_and_wait(); }
+void sync_block() { block().barrier.arrive_and_wait(); }
+
+int cluster_rank() { return static_cast<int>(rank); }
+
+void* shared_of(int other) {
+  if (other < 0 || other >= static_cast<int>(current->cluster.size())) fail("no such block");
+  return current->cluster[static_cast<size_t>(other)]->shared.get();
+}
+
+void arrive_at_cluster() { arrival.emplace(current->barrier.arrive()); }
+
+void wait_for_cluster() {
+  if (!arrival) fail("a cluster is waited for after arriving");
+  current->barrier.wait(std::move(*arrival));
+  arrival.reset();
+}
 
 void sync_warp(unsigned mask) { warp(mask).barrier.arrive_and_wait(); }
 
@@ -189,6 +228,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMaxThreadsPerBlock:
       *value = simt::device.max_threads;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = simt::device.capability;
       return cudaSuccess;
     case cudaDevAttrMultiProcessorCount:
       *value = simt::device.multiprocessors;

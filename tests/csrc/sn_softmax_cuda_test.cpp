@@ -21,7 +21,7 @@ std::set<Configuration> seen;
 
 Device device() {
   return {simt::device.multiprocessors, simt::device.max_threads, simt::device.shared_per_block,
-          simt::device.shared_per_multiprocessor};
+          simt::device.shared_per_multiprocessor, simt::device.capability >= 9};
 }
 
 void note(const SNSoftmaxArgs& args, Pass pass) {
@@ -29,6 +29,7 @@ void note(const SNSoftmaxArgs& args, Pass pass) {
   const int variant = plan.regime == Regime::kWarp      ? plan.lanes * plan.packs
                       : plan.regime == Regime::kStrided ? plan.threads_y
                       : plan.regime == Regime::kStream  ? plan.kept == packs_of_row(args)
+                      : plan.regime == Regime::kCluster ? plan.cluster
                                                         : 0;
   seen.insert({args.dtype, pass, pass == Pass::kForward ? Smooth::kNone : args.smooth, plan.regime,
                variant});
@@ -80,6 +81,11 @@ void run_all_types(const Case& c) { check_case_in_all_types(c, rig); }
 
 /// Few threads and little memory, so that short rows reach every regime quickly.
 void use_tiny_device() { simt::device = {96, 4, 32 << 10, 64 << 10}; }
+/// The same without clusters of blocks.
+void use_older_device() {
+  use_tiny_device();
+  simt::device.capability = 8;
+}
 /// The real thing: the block sizes and limits of an H100.
 void use_full_device() { simt::device = simt::Device{}; }
 
@@ -95,11 +101,16 @@ void few() {
     run_all_types(c);
   }
   c.outer = 2;
-  for (int64_t size : {2500, 9000, 40000}) {  // streamed, kept whole or in part, split
+  for (int64_t size : {2500, 9000, 40000}) {  // streamed, in a cluster, split
     c.size = size;
     run<float>(c);
     run<__nv_bfloat16>(c);
   }
+  use_older_device();  // streamed, kept in part
+  c.size = 9000;
+  run<float>(c);
+  run<__nv_bfloat16>(c);
+  use_tiny_device();
   c.size = 130;
   for (int64_t inner : {2, 40}) {
     c.inner = inner;
@@ -125,14 +136,29 @@ void all() {
     c.smooth = Smooth::kNone;
     run_all_types(c);
   }
-  for (int64_t size : {2047, 2048, 3500, 4096, 9001}) {  // registers, streams
+  const auto long_rows = [](std::initializer_list<int64_t> sizes) {
+    for (int64_t size : sizes) {
+      Case c;
+      c.size = size;
+      c.outer = 5;
+      c.logits = Logits::kRising;
+      run_all_types(c);
+      c.smooth = Smooth::kNone;
+      c.offset = 3;
+      run_all_types(c);
+    }
+  };
+  use_older_device();
+  long_rows({4096, 16001});  // streams, kept whole or in part
+  use_tiny_device();
+  long_rows({2047, 2048, 3500, 4096, 9001});    // registers, streams, clusters
+  for (int64_t size : {16000, 30001, 70000}) {  // larger clusters, and rows that no cluster keeps
     Case c;
     c.size = size;
-    c.outer = 5;
+    c.outer = 4;
     c.logits = Logits::kRising;
     run_all_types(c);
     c.smooth = Smooth::kNone;
-    c.offset = 3;
     run_all_types(c);
   }
   for (int64_t size : {16384, 50257, 65537}) {  // few rows: split; the rest: streams
@@ -244,6 +270,7 @@ void expect_coverage() {
       std::vector<std::pair<Regime, int>> wanted = {
           {Regime::kTile, 0},  {Regime::kBlock, 0},   {Regime::kStream, 0}, {Regime::kStream, 1},
           {Regime::kSplit, 0}, {Regime::kStrided, 1}, {Regime::kStrided, 2}};
+      for (int blocks : {2, 4, 8}) wanted.push_back({Regime::kCluster, blocks});
       for (int lanes : {1, 2, 4, 8, 16, 32, 64, 128}) wanted.push_back({Regime::kWarp, lanes});
       for (const auto& [regime, variant] : wanted)
         CHECK(seen.count({dtype, pass, smooth, regime, variant}) == 1,

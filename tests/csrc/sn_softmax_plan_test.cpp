@@ -7,10 +7,10 @@ using namespace snsoftmax;
 
 namespace {
 
-constexpr Device kA100{108, 1024, 163 << 10, 164 << 10};
-constexpr Device kH100{132, 1024, 227 << 10, 228 << 10};
-constexpr Device kRTX5090{170, 1024, 99 << 10, 100 << 10};
-constexpr Device kTiny{4, 64, 32 << 10, 64 << 10};
+constexpr Device kA100{108, 1024, 163 << 10, 164 << 10, false};
+constexpr Device kH100{132, 1024, 227 << 10, 228 << 10, true};
+constexpr Device kRTX5090{170, 1024, 99 << 10, 100 << 10, true};
+constexpr Device kTiny{4, 64, 32 << 10, 64 << 10, true};
 
 SNSoftmaxArgs shape(DType dtype, int64_t outer, int64_t size, int64_t inner = 1) {
   SNSoftmaxArgs args;
@@ -33,7 +33,9 @@ void test_examples() {
   CHECK(regime(f32, 8192, 1000, 1, backward) == Regime::kBlock, "a row in registers");
   CHECK(regime(bf16, 8192, 1000, 1, backward) == Regime::kWarp, "a row in a warp's registers");
   CHECK(regime(f32, 8192, 5000, 1, backward) == Regime::kStream, "a row in shared memory");
-  CHECK(regime(f32, 512, 50257, 1, backward) == Regime::kStream, "a vocabulary");
+  CHECK(regime(f32, 512, 50257, 1, backward) == Regime::kCluster, "a vocabulary");
+  CHECK(sn_softmax_plan(shape(f32, 512, 50257), backward, kA100).regime == Regime::kStream,
+        "a vocabulary where there are no clusters");
   CHECK(regime(f32, 1, 200000, 1, forward) == Regime::kSplit, "one long row");
   CHECK(regime(f32, 64, 1000, 49, forward) == Regime::kStrided, "channels");
 
@@ -42,8 +44,11 @@ void test_examples() {
   const SNSoftmaxArgs vocabulary = shape(bf16, 512, 50257);
   const Plan whole = sn_softmax_plan(vocabulary, forward, kH100);
   CHECK(whole.kept == packs_of_row(vocabulary), "in half precision it fits, not %d", whole.kept);
-  const Plan part = sn_softmax_plan(vocabulary, backward, kH100);
-  CHECK(part.kept > 0 && part.kept < whole.kept, "with its gradient half does, not %d", part.kept);
+  const Plan pair = sn_softmax_plan(vocabulary, backward, kH100);
+  CHECK(pair.cluster == 2 && 2 * pair.kept >= packs_of_row(vocabulary),
+        "with its gradient it fits two blocks, not %d with %d each", pair.cluster, pair.kept);
+  const Plan part = sn_softmax_plan(vocabulary, backward, kA100);
+  CHECK(part.kept > 0 && part.kept < whole.kept, "or a part of it one, not %d", part.kept);
   const Plan long_row = sn_softmax_plan(shape(f32, 1, 200000), forward, kH100);
   CHECK(long_row.splits > 16, "one row gets %d of 132 multiprocessors", long_row.splits);
   const Plan columns = sn_softmax_plan(shape(f32, 1, 1000, 64), forward, kH100);
@@ -93,6 +98,13 @@ void test_invariants(const Device& device, DType dtype, int64_t outer, int64_t s
     case Regime::kBlock:
       HOLDS(int64_t{kBlockPacks} * threads >= packs, "the row fits the registers");
       HOLDS(plan.blocks == rows && threads <= kBlockThreads, "a block for every row");
+      break;
+    case Regime::kCluster:
+      HOLDS(device.clusters && plan.cluster > 1 && plan.cluster <= kMaxCluster, "a cluster");
+      HOLDS(plan.blocks == rows * plan.cluster && threads <= kBlockThreads, "one for every row");
+      HOLDS(static_cast<int64_t>(plan.shared) == kClusterBytes + inputs * plan.kept * kPackBytes,
+            "room for it");
+      HOLDS(plan.cluster == kMaxCluster || plan.kept == divide_up(packs, plan.cluster), "all fits");
       break;
     case Regime::kStream:
       HOLDS(static_cast<int64_t>(plan.shared) == inputs * plan.kept * kPackBytes, "room for it");
