@@ -1,15 +1,17 @@
 """What the studies cost at the paper's scale, from steps measured here.
 
-``python -m bench.cost`` measures a training step of every supernet and network that the full
-profiles need, on a small batch, and counts steps; cost grows with the batch in proportion (see
+``python -m bench.cost [--device cpu|cuda]`` measures a training step of every supernet and network
+that the full profiles need, and counts steps. On a GPU the batch is the profile's, and a search's
+step is a CUDA graph; on a CPU the batch is small, since cost grows with it in proportion there (see
 docs/performance.md). What a method costs beside first-order DARTS is taken from the study
-`methods`. Writes ``bench/results/cost.json``.
+`methods`, which ran on a CPU. Writes ``bench/results/cost.json``, on a GPU ``cost-cuda.json``.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from bench.reproduction import STUDIES, load
 from bench.step import CLASSES, Size, Step, fast_step
 from bench.timing import RESULTS, alternate, machine, timer, write_json
 from darts import evaluation_config as evaluation
+from darts.capture import WARM_UP
 from darts.network import build_network
 from darts.spaces import Space, get_space
 from darts.study import Cell, read_study
@@ -28,13 +31,20 @@ IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257, "imagenet": 1_2
 LARGE = ("imagenet",)
 """Data sets of 224 x 224 images."""
 BATCH, LARGE_BATCH = 8, 1
-"""Images in the steps that are measured."""
+"""Images in the steps that are measured on a CPU."""
 RUNS = 3
 
 
+def on_gpu() -> bool:
+    """Whether steps are measured on a GPU."""
+    return torch.get_default_device().type == "cuda"
+
+
 def seconds(step: Step) -> float:
-    """Median of a few steps."""
-    return alternate([step], RUNS, timer(torch.device("cpu")))[0]
+    """Median of a few steps, after those that a captured one needs to become a graph."""
+    for _ in range(WARM_UP if on_gpu() else 0):
+        step()
+    return alternate([step], RUNS, timer(torch.get_default_device()))[0]
 
 
 def training_step(space: Space, settings: evaluation.EvaluationConfig, batch: int) -> Step:
@@ -69,9 +79,9 @@ class Meter:
         self.factors = factors
         self.known: dict[str, float] = {}
 
-    def _once(self, key: str, step: Step, batch: int) -> float:
+    def _once(self, key: str, make: Callable[[], Step], batch: int) -> float:
         if key not in self.known:
-            self.known[key] = seconds(step) / batch
+            self.known[key] = seconds(make()) / batch
             print(f"{key}: {1e3 * self.known[key]:.1f} ms an image", flush=True)
         return self.known[key]
 
@@ -79,9 +89,11 @@ class Meter:
         """Seconds of the whole search."""
         config = cell.config
         supernet = config["supernet"]
-        size = Size(supernet["channels"], supernet["cells"], BATCH)
-        key = f"bilevel step, {config['space']}, C={size.channels}, N={size.cells}"
-        image = self._once(key, fast_step(get_space(config["space"]), size), BATCH)
+        batch = config["data"]["batch_size"] if on_gpu() else BATCH
+        size = Size(supernet["channels"], supernet["cells"], batch)
+        key = f"bilevel step, {config['space']}, C={size.channels}, N={size.cells}, batch {batch}"
+        space = get_space(config["space"])
+        image = self._once(key, lambda: fast_step(space, size, captured=on_gpu()), batch)
         half = IMAGES[config["data"]["source"]] // 2
         return image * half * int(config["epochs"]) * self.factors.get(config["method"], 1.0)
 
@@ -91,10 +103,12 @@ class Meter:
         some = space.derive({name: torch.ones(c.shape) for name, c in space.cells.items()})
         settings = evaluation.configure(**{**overrides, "genotype": str(some)})
         batch = LARGE_BATCH if settings.data.source in LARGE else BATCH
+        batch = settings.data.batch_size if on_gpu() else batch
         network = settings.network
         key = f"training step, {space.name}, C={network.channels}, N={network.cells}"
+        key += f", batch {batch}"
         key += f", {settings.data.source}" if settings.data.source in LARGE else ""
-        image = self._once(key, training_step(space, settings, batch), batch)
+        image = self._once(key, lambda: training_step(space, settings, batch), batch)
         return image * IMAGES[settings.data.source] * settings.training.epochs
 
 
@@ -113,6 +127,9 @@ def method_factors() -> dict[str, float]:
 
 def main() -> None:
     """Measure, count, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    torch.set_default_device(parser.parse_args().device)
     factors = method_factors()
     meter = Meter(factors)
     studies: dict[str, dict[str, float]] = {}
@@ -137,7 +154,8 @@ def main() -> None:
             f"{cost['trainings']:11.0f}{cost['training_hours']:11.0f}"
         )
     report = {"studies": studies, "seconds_an_image": meter.known, "factors": factors}
-    write_json(RESULTS / "cost.json", {**report, "machine": machine(torch.device("cpu"))})
+    name = "cost-cuda.json" if on_gpu() else "cost.json"
+    write_json(RESULTS / name, {**report, "machine": machine(torch.get_default_device())})
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
     python -m bench.gpu [--out FOLDER]
 
 Writes FOLDER/gpu-DATE-DEVICE.json and the same as a Markdown table (FOLDER is bench/results by
-default), with the commit, the device and whether each target was met:
+default), with the commit, the device, what the operator and a supernet's step take, and whether
+each target of the operator was met:
 
     bandwidth  at least 90% of the measured copy bandwidth for tensors of 64 MiB and more
     eager      at least 4 times faster than the eager composition, forward and backward
     compiled   not slower than torch.compile anywhere
 
-Exits with 1 where a step failed or a target was missed, after the results are written; without a
-GPU at once, and nothing is written.
+The checks share the GPU, to be done sooner; the benchmarks have it to themselves. Exits with 1
+where a step failed or a target was missed, after the results are written; without a GPU at once,
+and nothing is written.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -33,8 +37,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 MEBIBYTE = 2**20
-TESTS = "tests/snsoftmax/test_cuda.py"
+LIMIT = 3600
+"""Seconds for a step."""
 SANITIZER_TOOLS = ("memcheck", "racecheck", "synccheck")
+KERNELS = "(every_regime and (torch.float32 or torch.bfloat16)) or test_mixture"
+"""Which device tests the sanitizers watch."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,6 @@ def require_gpu() -> torch.device:
 
 def run(name: str, command: list[str], limit: float, **environment: str) -> Step:
     """Run a command of at most `limit` seconds from the repository's root."""
-    print(f"== {name}: {' '.join(command)}", flush=True)
     start = time.perf_counter()
     try:
         result = subprocess.run(
@@ -79,30 +85,29 @@ def run(name: str, command: list[str], limit: float, **environment: str) -> Step
         code, output = 124, f"stopped after {limit:.0f} seconds"
     seconds = time.perf_counter() - start
     tail = "\n".join(output.splitlines()[-40:])
-    print(tail, flush=True)
-    print(
-        f"== {name}: {'done' if code == 0 else f'failed ({code})'} in {seconds:.0f} s", flush=True
-    )
+    result_is = "done" if code == 0 else f"failed ({code})"
+    print(f"== {name}: {' '.join(command)}\n{tail}\n== {name}: {result_is} in {seconds:.0f} s")
+    sys.stdout.flush()
     return Step(name, " ".join(command), code, round(seconds, 1), tail)
 
 
-def sanitizer_steps() -> list[Step]:
-    """The device tests under compute-sanitizer, where the toolkit has one."""
+def checks() -> list[Step]:
+    """The device tests, and some of them under compute-sanitizer where the toolkit has one."""
+    pytest = [PYTHON, "-m", "pytest", "-q", "-m", "gpu", "--device", "cuda", "tests"]
+    workers = str(min(12, os.cpu_count() or 1))
+    commands = {"tests": [*pytest, "-n", workers, "-p", "no:benchmark"]}
     tool = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path=os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin"
     )
     if tool is None:
         print("== compute-sanitizer is not installed; its steps are left out.", flush=True)
-        return []
-    tests = [PYTHON, "-m", "pytest", "-q", "-x", TESTS, "--device", "cuda", "-k", "every_regime"]
-    return [
-        run(
-            f"compute-sanitizer {check}",
-            [tool, "--tool", check, "--error-exitcode", "9", *tests],
-            3600,
-        )
-        for check in SANITIZER_TOOLS
-    ]
+    else:
+        sanitized = [*pytest[:-1], "tests/snsoftmax/test_cuda.py", "-x", "-k", KERNELS]
+        for check in SANITIZER_TOOLS:
+            options = ["--tool", check, "--error-exitcode", "9"]
+            commands[f"compute-sanitizer {check}"] = [tool, *options, *sanitized]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda item: run(item[0], item[1], LIMIT), commands.items()))
 
 
 def targets(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -158,6 +163,11 @@ def markdown(record: dict[str, Any]) -> str:
         shape = "x".join(map(str, row["shape"]))
         for variant, us in row["us"].items():
             lines.append(f"| {shape} | {row['dtype']} | {row['pass']} | {variant} | {us:.1f} |")
+    lines += ["", "| supernet | variant | ms a step | peak MiB |", "| --- | --- | ---: | ---: |"]
+    for space, variants in record["supernets"].items():
+        for variant in variants:
+            ms, mebibytes = 1e3 * median(variant["times"]), variant["peak_bytes"] / MEBIBYTE
+            lines.append(f"| {space} | {variant['name']} | {ms:.1f} | {mebibytes:.0f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -180,22 +190,22 @@ def main() -> int:
     options = parser.parse_args()
     device = require_gpu()
 
-    build = run("build", [PYTHON, "setup.py", "build_ext", "--inplace"], 3600, SNSOFTMAX_CUDA="1")
+    build = run("build", [PYTHON, "setup.py", "build_ext", "--inplace"], LIMIT, SNSOFTMAX_CUDA="1")
     if build.code != 0:
         raise SystemExit("bench.gpu stops here: the extension could not be built (see above).")
-    steps = [
-        build,
-        run("tests", [PYTHON, "-m", "pytest", "-q", TESTS, "--device", "cuda"], 3600),
-        *sanitizer_steps(),
-    ]
+    steps = [build, *checks()]
+    measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        measured = Path(name) / "operator.json"
-        command = [PYTHON, "-m", "bench.operator", "--device", "cuda", "--json", str(measured)]
-        steps.append(run("operator benchmark", command, 3600))
-        rows = json.loads(measured.read_text())["rows"] if measured.exists() else []
+        for benchmark, option in (("operator", "--json"), ("step", "--out")):
+            result = Path(name) / f"{benchmark}.json"
+            command = [PYTHON, "-m", f"bench.{benchmark}", "--device", "cuda", option, str(result)]
+            steps.append(run(f"{benchmark} benchmark", command, LIMIT))
+            measured[benchmark] = json.loads(result.read_text()) if result.exists() else {}
         search = [PYTHON, "-m", "darts", "search", "--space", "nb201", "--method", "edd"]
-        search += ["--data", "digits", "--epochs", "10", "--device", "cuda"]
-        steps.append(run("search", [*search, "--out", str(Path(name) / "search")], 3600))
+        search += ["--data", "digits", "--epochs", "12", "--device", "cuda"]
+        steps.append(run("search", [*search, "--out", str(Path(name) / "search")], LIMIT))
+    rows = measured["operator"].get("rows", [])
+    supernets = {name: measured["step"].get(name, []) for name in ("nb201", "darts")}
 
     from bench.timing import machine  # needs the extension that was just built
 
@@ -205,6 +215,7 @@ def main() -> int:
         "steps": [asdict(step) for step in steps],
         "targets": targets(rows),
         "operator": rows,
+        "supernets": supernets,
     }
     label = re.sub(r"[^a-z0-9]+", "-", str(about["device"]).lower()).strip("-")
     target = options.out / f"gpu-{about['date'][:10]}-{label}.json"
