@@ -13,6 +13,12 @@ WARM_UP = 3
 """Steps before the recording, in which optimisers and libraries allocate what they keep."""
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float, device: str) -> None:
+    """In place, in a tensor on ``device``, so that a captured step sees it."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.as_tensor(group["lr"], device=device).fill_(rate)
+
+
 class CapturedStep:
     """``step(*inputs) -> tensors``, on CUDA recorded once and then replayed as one launch.
 

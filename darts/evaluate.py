@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from darts import parallel
+from darts.capture import CapturedStep, set_learning_rate
 from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
 from darts.config import as_dict
 from darts.data import Batch, Data, Folders, held_out_batches, load_data, training_batches
@@ -121,7 +122,8 @@ class Training:
         t = config.training
         self.optimizer = torch.optim.SGD(
             self.net.parameters(),
-            lr=t.learning_rate,
+            lr=torch.tensor(t.learning_rate, device=config.device),
+            fused=True,
             momentum=t.momentum,
             nesterov=t.nesterov,
             weight_decay=t.weight_decay,
@@ -158,11 +160,13 @@ class Training:
         if self.config.network.drop_path:
             share = epoch / self.config.training.epochs
             self.net.drop_path = self.config.network.drop_path * share  # type: ignore[assignment]
+        # A graph of its own for each epoch, whose drop path differs.
+        captured = CapturedStep(lambda *parts: [self._step(Batch(*parts))])
         for batch in self.batches.epoch():
             rate = self.learning_rate(epoch + (self.batches.position - 1) / steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self._outcomes.append(self._step(batch))
+            set_learning_rate(self.optimizer, rate, self.config.device)
+            alone = parallel.world() == 1
+            self._outcomes.append(captured(*batch)[0] if alone else self._step(batch))
             if keeper:
                 keeper.step_done()
         self.check_finite()
@@ -211,9 +215,11 @@ class Training:
         if auxiliary is not None:
             extra = F.cross_entropy(auxiliary, batch.labels, label_smoothing=smoothing)
             total = loss + self.config.network.auxiliary * extra
-        self.optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        parallel.average_([p.grad for p in self.net.parameters() if p.grad is not None])
+        parameters = list(self.net.parameters())
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = g
+        parallel.average_([g for g in gradients if g is not None])
         if self.config.training.clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.config.training.clip)
         self.optimizer.step()

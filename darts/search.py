@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from darts import parallel
-from darts.capture import CapturedStep
+from darts.capture import CapturedStep, set_learning_rate
 from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
 from darts.config import SearchConfig, as_dict
 from darts.data import (
@@ -238,7 +238,8 @@ class Search:
         self.net.train()
         run_step = self.captured_step() if self.method.captured else self.step
         for step, (weight_batch, arch_batch) in enumerate(self.batches.epoch(), start=done + 1):
-            self.set_learning_rate(self.method.learning_rate(self.epoch + (step - 1) / steps))
+            rate = self.method.learning_rate(self.epoch + (step - 1) / steps)
+            set_learning_rate(self.optimizer, rate, self.config.device)
             self.losses.append(run_step(weight_batch, arch_batch))
             for callback in self.callbacks:
                 callback.stepped(self, step, steps)
@@ -253,11 +254,6 @@ class Search:
         self.epoch += 1
         self.losses, self.seconds = [], 0.0
         return record
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Of ω; in place, so that a captured step sees it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = torch.as_tensor(group["lr"], device=self.config.device).fill_(rate)
 
     def captured_step(self) -> Callable[[Batch, Batch], Tensor]:
         """`step` as one CUDA graph of its own for each epoch, whose settings may differ."""

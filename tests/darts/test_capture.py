@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from darts.capture import set_learning_rate
 from darts.data import Batch, ImageSet, load
 from darts.methods import METHODS
 from darts.recipes import configure
@@ -92,7 +93,7 @@ def run(search: Search, step: Callable[[Batch, Batch], Tensor]) -> list[Tensor]:
     torch.manual_seed(1)
     losses = []
     for i, pair in zip(range(6), search.batches.epoch(), strict=False):
-        search.set_learning_rate(0.1 / (i + 1))
+        set_learning_rate(search.optimizer, 0.1 / (i + 1), search.config.device)
         losses.append(step(*pair).clone())
     return [*losses, *state(search)]
 

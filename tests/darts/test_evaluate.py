@@ -262,10 +262,16 @@ def test_summary_gives_mean_and_deviation() -> None:
 
 
 @pytest.mark.parametrize("genotype", [RESNET, DARTS], ids=["nb201", "darts"])
-def test_trains_on_a_gpu(genotype: str, cuda: torch.device) -> None:
+def test_trains_on_a_gpu_as_a_graph_and_without(
+    genotype: str, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     network = {"channels": 4, "cells": 1 if genotype == RESNET else 3, "auxiliary": 0}
-    config = small(genotype=genotype, network=network, device=cuda.type)
-    seen: list[dict[str, Any]] = []
-    evaluate(config, images=few_digits(), report=lambda record: seen.append(dict(record)))
-    assert len(seen) == 2
-    assert all(math.isfinite(record["loss"]) for record in seen)
+    config = small(genotype=genotype, network=network | {"drop_path": 0.2}, device=cuda.type)
+    trained = []
+    for warm_up in (3, 10**6):
+        monkeypatch.setattr("darts.capture.WARM_UP", warm_up)
+        training = Training(config, few_digits(), seed=0)
+        losses = [training.run_epoch()["loss"] for _ in range(2)]
+        trained.append((losses, [p.detach() for p in training.net.parameters()]))
+    torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-5)
