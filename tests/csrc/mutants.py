@@ -73,7 +73,7 @@ MUTANTS = [
     Mutant("too little shared memory", "bounds",
            "static_cast<size_t>(plan.kept * inputs * kPackBytes)",
            "static_cast<size_t>((plan.kept - 1) * inputs * kPackBytes)"),
-    Mutant("a pack of another thread's", "race",
+    Mutant("a pack of another thread's", "value",
            "in[i] = kept.get(first + i * group.size());",
            "in[i] = kept.get((first + i * group.size()) ^ 1);"),
     Mutant("no waiting for the other blocks' parts", "race",
