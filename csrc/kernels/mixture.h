@@ -112,7 +112,8 @@ const char* mixture_sums_cuda(const MixtureArgs& args, const void* mean, const v
                               void* stream);
 
 /// `sums` is null, or what mixture_sums_cuda gave (averaged over processes); then training is meant
-/// and `grad_weights` is null. `grad_weights` is null where it is not wanted.
+/// and `grad_weights` is null. `grad_weights` is null where it is not wanted. The gradients' maps
+/// overlap neither each other nor what is read.
 const char* mixture_backward_cuda(const MixtureArgs& args, const void* weights, const void* mean,
                                   const void* rstd, MixtureMap grad,
                                   const MixtureGradients& gradients, const double* sums,

@@ -2,10 +2,12 @@
 // as many pixels side by side as its threads allow. Three launches each way, however many maps:
 //
 //   forward    statistics of (chunk of pixels, map)     merge_statistics    combine
-//   backward   sums of (chunk of pixels, four maps)     merge_sums          write
+//   backward   sums of (chunk of pixels, some maps)     merge_sums          write
 //
 // Threads sum their pixels in opmath; everything across threads and chunks is double, in an order
-// that the shapes fix. The maps' pointers travel in the kernels' parameters.
+// that the shapes fix (mixture_reduce_cuda.h). What counts for small maps is latency: a thread
+// loads several pixels or maps before it uses the first one, and blocks fill the GPU about once.
+// The maps' pointers travel in the kernels' parameters.
 #include <algorithm>
 #include <type_traits>
 
@@ -19,6 +21,10 @@ namespace {
 
 bool in_packs(const MixtureMap& map, int pack) {
   return reinterpret_cast<uintptr_t>(map.data) % 16 == 0 && map.stride % pack == 0;
+}
+
+bool in_vectors(const void* coefficients) {
+  return reinterpret_cast<uintptr_t>(coefficients) % 16 == 0;
 }
 
 /// f(T{}, std::integral_constant<int, V>{}): V elements are 16 bytes where every map allows that;
@@ -53,9 +59,27 @@ dim3 grid_of(int64_t x, int64_t y, int64_t z = 1) {
   return dim3(static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(z));
 }
 
+template <int V>
+int64_t sums_groups(int maps) {
+  return (maps + kMaps<V> - 1) / kMaps<V>;
+}
+
 int64_t pixel_blocks(const MixtureArgs& args, const Layout& layout) {
   const int64_t pixels = int64_t{kPixels} * layout.lanes;
   return (args.pixels + pixels - 1) / pixels;
+}
+
+unsigned column_blocks(const MixtureArgs& args) {
+  return static_cast<unsigned>((args.channels + kColumns - 1) / kColumns);
+}
+
+template <class T, int V>
+const char* launch_sums(const MixtureArgs& args, int maps, const Layout& layout,
+                        const Chunks& chunks, const void* mean, const MixtureMap& grad,
+                        double* partials, void* stream) {
+  return launch(sums<T, V>, grid_of(sums_groups<V>(maps), layout.tiles, chunks.count),
+                dim3(kThreads), 0, stream, args, layout, chunks, maps,
+                static_cast<const Opmath<T>*>(mean), grad, partials);
 }
 
 }  // namespace
@@ -71,25 +95,27 @@ const char* mixture_forward_cuda(const MixtureArgs& args, const void* weights,
                                  const MixtureRunning& running, bool training, double momentum,
                                  double eps, void* mean, void* rstd, MixtureMap out,
                                  MixtureMap rectified, void* workspace, void* stream) {
-  const auto aligned = [&](int pack) { return in_packs(out, pack) && in_packs(rectified, pack); };
+  const auto aligned = [&](int pack) {
+    return in_packs(out, pack) && in_packs(rectified, pack) && in_vectors(mean) && in_vectors(rstd);
+  };
   return dispatch(args, aligned, [&](auto type, auto width) -> const char* {
     using T = decltype(type);
     using S = Opmath<T>;
     constexpr int V = decltype(width)::value;
     const Layout layout = layout_of(args, V);
-    const Layout single = layout_of(args, 1);
     auto* const partials = static_cast<double*>(workspace);
     if (args.normalized > 0) {
+      const Chunks chunks = chunks_of(args, layout, args.normalized, kStatisticsBlocks);
       if (training) {
         if (const char* error =
-                launch(statistics<T, V>, grid_of(layout.chunks, layout.tiles, args.normalized),
-                       dim3(kThreads), 0, stream, args, layout, partials)) {
+                launch(statistics<T, V>, grid_of(chunks.count, layout.tiles, args.normalized),
+                       dim3(kThreads), 0, stream, args, layout, chunks, partials)) {
           return error;
         }
       }
       if (const char* error =
-              launch(merge_statistics<S>, grid_of(1, single.tiles, args.normalized), dim3(kThreads),
-                     0, stream, args, single, layout.chunks, partials, running, training, momentum,
+              launch(merge_statistics<S>, grid_of(column_blocks(args), args.normalized),
+                     dim3(kThreads), 0, stream, args, chunks, partials, running, training, momentum,
                      eps, static_cast<S*>(mean), static_cast<S*>(rstd))) {
         return error;
       }
@@ -104,7 +130,7 @@ const char* mixture_forward_cuda(const MixtureArgs& args, const void* weights,
 const char* mixture_sums_cuda(const MixtureArgs& args, const void* mean, const void* rstd,
                               MixtureMap grad, double* totals, void* grad_weights, void* workspace,
                               void* stream) {
-  const auto aligned = [&](int pack) { return in_packs(grad, pack); };
+  const auto aligned = [&](int pack) { return in_packs(grad, pack) && in_vectors(mean); };
   return dispatch(args, aligned, [&](auto type, auto width) -> const char* {
     using T = decltype(type);
     using S = Opmath<T>;
@@ -112,16 +138,15 @@ const char* mixture_sums_cuda(const MixtureArgs& args, const void* mean, const v
     const Layout layout = layout_of(args, V);
     const int maps = args.normalized + (grad_weights != nullptr ? args.plain : 0);
     auto* const partials = static_cast<double*>(workspace);
+    const Chunks chunks = chunks_of(args, layout, sums_groups<V>(maps), kSumsBlocks);
     if (const char* error =
-            launch(sums<T, V>, grid_of(layout.chunks, layout.tiles, (maps + kMaps - 1) / kMaps),
-                   dim3(kThreads), 0, stream, args, layout, maps, static_cast<const S*>(mean), grad,
-                   partials)) {
+            launch_sums<T, V>(args, maps, layout, chunks, mean, grad, partials, stream)) {
       return error;
     }
-    return launch(merge_sums<S>, grid_of(maps, 1), dim3(kThreads), 0, stream, args,
-                  layout_of(args, 1), maps, layout.chunks, partials, static_cast<const S*>(nullptr),
-                  static_cast<const S*>(rstd), true, static_cast<S*>(nullptr), totals,
-                  static_cast<S*>(grad_weights));
+    return launch(merge_sums<S>, grid_of(column_blocks(args) + (grad_weights != nullptr), maps),
+                  dim3(kThreads), 0, stream, args, maps, chunks.count, partials,
+                  static_cast<const S*>(nullptr), static_cast<const S*>(rstd), true,
+                  static_cast<S*>(nullptr), totals, static_cast<S*>(grad_weights));
   });
 }
 
@@ -137,7 +162,7 @@ const char* mixture_backward_cuda(const MixtureArgs& args, const void* weights, 
     any_normalized = any_normalized || (i < args.normalized && gradients.maps[i].data != nullptr);
   }
   const auto aligned = [&](int pack) {
-    bool whole = in_packs(grad, pack);
+    bool whole = in_packs(grad, pack) && in_vectors(mean) && in_vectors(workspace);
     for (int i = 0; i < args.normalized + args.plain; ++i) {
       whole = whole && in_packs(gradients.maps[i], pack);
     }
@@ -148,34 +173,33 @@ const char* mixture_backward_cuda(const MixtureArgs& args, const void* weights, 
     using S = Opmath<T>;
     constexpr int V = decltype(width)::value;
     const Layout layout = layout_of(args, V);
-    const Layout single = layout_of(args, 1);
     // The plain maps are read for the gradient of the weights alone.
     const int maps = args.normalized + (grad_weights != nullptr ? args.plain : 0);
     const bool summed = grad_weights != nullptr || (training && any_normalized);
+    const Chunks chunks = chunks_of(args, layout, sums_groups<V>(maps), kSumsBlocks);
     auto* const partials = static_cast<double*>(workspace);
     auto* const lines = reinterpret_cast<S*>(partials + kChunks * (1 + maps) * args.channels);
-    const int64_t chunks = given != nullptr ? 1 : summed ? layout.chunks : 0;
+    const int64_t merged = given != nullptr ? 1 : summed ? chunks.count : 0;
     if (summed && given == nullptr) {
       if (const char* error =
-              launch(sums<T, V>, grid_of(layout.chunks, layout.tiles, (maps + kMaps - 1) / kMaps),
-                     dim3(kThreads), 0, stream, args, layout, maps, static_cast<const S*>(mean),
-                     grad, partials)) {
+              launch_sums<T, V>(args, maps, layout, chunks, mean, grad, partials, stream)) {
         return error;
       }
     }
     if (summed || any_normalized) {
-      if (const char* error =
-              launch(merge_sums<S>, grid_of(maps, 1), dim3(kThreads), 0, stream, args, single, maps,
-                     chunks, given != nullptr ? given : partials, static_cast<const S*>(weights),
-                     static_cast<const S*>(rstd), training, lines, static_cast<double*>(nullptr),
-                     static_cast<S*>(grad_weights))) {
+      if (const char* error = launch(
+              merge_sums<S>, grid_of(column_blocks(args) + (grad_weights != nullptr), maps),
+              dim3(kThreads), 0, stream, args, maps, merged, given != nullptr ? given : partials,
+              static_cast<const S*>(weights), static_cast<const S*>(rstd), training, lines,
+              static_cast<double*>(nullptr), static_cast<S*>(grad_weights))) {
         return error;
       }
     }
     if (!any || args.pixels == 0) return nullptr;
-    return launch(write<T, V>, grid_of(pixel_blocks(args, layout), layout.tiles), dim3(kThreads), 0,
-                  stream, args, layout, static_cast<const S*>(weights), static_cast<const S*>(mean),
-                  lines, grad, gradients);
+    const int64_t groups = (args.normalized + args.plain + kWritten - 1) / kWritten;
+    return launch(write<T, V>, grid_of(pixel_blocks(args, layout) * groups, layout.tiles),
+                  dim3(kThreads), 0, stream, args, layout, static_cast<const S*>(weights),
+                  static_cast<const S*>(mean), lines, grad, gradients);
   });
 }
 

@@ -5,156 +5,189 @@
 
 #include "mixture_layout_cuda.h"
 #include "mixture_math.h"
+#include "mixture_reduce_cuda.h"
 
 namespace snsoftmax {
 namespace {
 
 /// partials[chunk][2][K][channels] = mean, sum of squared deviations. Grid: chunk, tile, map.
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads)
-    statistics(const __grid_constant__ MixtureArgs args, const Layout layout, double* partials) {
+__global__ void __launch_bounds__(kLean, 2)
+    statistics(const __grid_constant__ MixtureArgs args, const Layout layout, const Chunks chunks,
+               double* partials) {
   using S = Opmath<T>;
-  __shared__ double count[kThreads];
-  __shared__ double mean[V][kThreads];
-  __shared__ double m2[V][kThreads];
+  using Sums = Columns<double, 2, V>;
+  constexpr int kPixelsAhead = 4;
+  __shared__ typename Sums::Memory memory;
   const Place place(layout);
-  const Range range(args.pixels, layout.chunks);
-  const int map = static_cast<int>(blockIdx.z);
+  const Range range(chunks, blockIdx.x);
+  const int map_index = static_cast<int>(blockIdx.z);
+  const MixtureMap& map = args.maps[map_index];
   const int64_t channel = place.pack * V;
-  const int me = static_cast<int>(threadIdx.x);
 
-  // Shifted by the thread's first value.
-  int64_t pixels = 0;
-  Pack<T, V> shift{};
-  S sum[V] = {};
-  S squares[V] = {};
-  if (place.active) {
-    for (int64_t p = range.begin + place.lane; p < range.end; p += layout.lanes, ++pixels) {
-      const Pack<T, V> y = load<T, V>(args.maps[map], p, channel);
-      if (pixels == 0) shift = y;
+  // In opmath shifted by the thread's first value; then, in double, by the chunk's first one, which
+  // the threads share: what is left is to add up.
+  double total[2][V] = {};
+  if (place.active && range.begin + place.lane < range.end) {
+    const Pack<T, V> origin = Pack<T, V>::of(read<T, V>(map, range.begin, channel));
+    int pixels = 0;
+    Pack<T, V> shift{};
+    S sum[V] = {};
+    S squares[V] = {};
+    for (int64_t p = range.begin + place.lane; p < range.end; p += kPixelsAhead * layout.lanes) {
+      typename Pack<T, V>::Memory ahead[kPixelsAhead];
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        const S d = y.lane[v] - shift.lane[v];
-        sum[v] += d;
-        squares[v] += d * d;
+      for (int u = 0; u < kPixelsAhead; ++u) {
+        if (p + u * layout.lanes < range.end) {
+          ahead[u] = read<T, V>(map, p + u * layout.lanes, channel);
+        }
+      }
+      if (pixels == 0) shift = Pack<T, V>::of(ahead[0]);
+#pragma unroll
+      for (int u = 0; u < kPixelsAhead; ++u) {
+        if (p + u * layout.lanes >= range.end) continue;
+        const Pack<T, V> y = Pack<T, V>::of(ahead[u]);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          const S d = y.lane[v] - shift.lane[v];
+          sum[v] += d;
+          squares[v] += d * d;
+        }
+        ++pixels;
       }
     }
-  }
-  count[me] = static_cast<double>(pixels);
-#pragma unroll
-  for (int v = 0; v < V; ++v) {
-    Moments moments{0.0, 0.0, 0.0};
-    if (pixels > 0) moments = Moments::of(count[me], shift.lane[v], sum[v], squares[v]);
-    mean[v][me] = moments.mean;
-    m2[v][me] = moments.m2;
-  }
-  tree(place.lane, layout.lanes, [&](int to_lane, int from_lane) {
-    const int to = to_lane * layout.tile + place.tile;
-    const int from = from_lane * layout.tile + place.tile;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      Moments moments{count[to], mean[v][to], m2[v][to]};
-      moments.merge({count[from], mean[v][from], m2[v][from]});
-      mean[v][to] = moments.mean;
-      m2[v][to] = moments.m2;
+      const double delta = static_cast<double>(shift.lane[v]) - static_cast<double>(origin.lane[v]);
+      const double moved = pixels * delta;
+      total[0][v] = sum[v] + moved;
+      total[1][v] = squares[v] + delta * (2.0 * sum[v] + moved);
     }
-    count[to] += count[from];
-  });
-  if (place.active && place.lane == 0) {
-    const int64_t values = args.normalized * args.channels;
-    double* const to = partials + blockIdx.x * 2 * values + map * args.channels + channel;
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      to[v] = mean[v][me];
-      to[values + v] = m2[v][me];
-    }
+  }
+  const Sums sums(layout, place, memory, total);
+  const int64_t values = args.normalized * args.channels;
+  const int64_t tile = static_cast<int64_t>(blockIdx.y) * sums.width();
+  for (int i = static_cast<int>(threadIdx.x); i < sums.width(); i += kThreads) {
+    if (tile + i >= args.channels || range.begin >= range.end) break;
+    const T* const origin = static_cast<const T*>(map.data) + range.begin * map.stride + tile + i;
+    const Moments moments =
+        Moments::of(static_cast<double>(range.end - range.begin),
+                    static_cast<double>(to_opmath(*origin)), sums.sum(0, i), sums.sum(1, i));
+    double* const to = partials + blockIdx.x * 2 * values + map_index * args.channels + tile + i;
+    to[0] = moments.mean;
+    to[values] = moments.m2;
   }
 }
 
-/// Grid: 1, tile of channels, map. The lanes take the chunks in turn, then merge in a tree.
+/// Grid: kColumns channels, map.
 template <class S>
-__global__ void __launch_bounds__(kThreads)
-    merge_statistics(const __grid_constant__ MixtureArgs args, const Layout layout, int64_t chunks,
+__global__ void __launch_bounds__(kLean, 2)
+    merge_statistics(const __grid_constant__ MixtureArgs args, const Chunks chunks,
                      const double* partials, const __grid_constant__ MixtureRunning running,
                      bool training, double momentum, double eps, S* mean, S* rstd) {
-  __shared__ double count[kThreads];
-  __shared__ double means[kThreads];
-  __shared__ double m2[kThreads];
-  const Place place(layout);
-  const int map = static_cast<int>(blockIdx.z);
+  __shared__ MergeMemory<2> memory;
+  const int map = static_cast<int>(blockIdx.y);
+  const int lane = static_cast<int>(threadIdx.x) / kColumns;
+  const int64_t channel = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x % kColumns;
   const int64_t values = args.normalized * args.channels;
-  const int64_t i = map * args.channels + place.pack;
-  const int me = static_cast<int>(threadIdx.x);
+  const int64_t i = map * args.channels + channel;
+  const bool active = channel < args.channels;
   if (!training) {
-    if (place.active && place.lane == 0) {
-      mean[i] = static_cast<const S*>(running.mean[map])[place.pack];
-      const S variance = static_cast<const S*>(running.var[map])[place.pack];
+    if (active && lane == 0) {
+      mean[i] = static_cast<const S*>(running.mean[map])[channel];
+      const S variance = static_cast<const S*>(running.var[map])[channel];
       rstd[i] = static_cast<S>(inverse_deviation(static_cast<double>(variance), eps));
     }
     return;
   }
-  Moments moments{0.0, 0.0, 0.0};
-  if (place.active) {
-    for (int64_t j = place.lane; j < chunks; j += layout.lanes) {
-      const int64_t pixels = args.pixels * (j + 1) / chunks - args.pixels * j / chunks;
-      const double* const chunk = partials + j * 2 * values;
-      moments.merge({static_cast<double>(pixels), chunk[i], chunk[values + i]});
+  // Shifted by the first chunk's mean, the chunks' moments add up.
+  double origin = 0.0;
+  double total[2] = {};
+  if (active && args.pixels > 0) {
+    origin = partials[i];
+    const int64_t step = int64_t{kMergeLanes} * 2 * values;
+    const double* chunk = partials + lane * 2 * values + i;
+    for (int64_t first = lane; first < chunks.count; first += kAhead * kMergeLanes) {
+      double means[kAhead];
+      double m2[kAhead];
+#pragma unroll
+      for (int u = 0; u < kAhead; ++u, chunk += step) {
+        const bool there = first + u * kMergeLanes < chunks.count;
+        means[u] = there ? chunk[0] : origin;
+        m2[u] = there ? chunk[values] : 0.0;
+      }
+#pragma unroll
+      for (int u = 0; u < kAhead; ++u) {
+        const double delta = means[u] - origin;
+        const double moved = static_cast<double>(chunks.pixels(first + u * kMergeLanes)) * delta;
+        total[0] += moved;
+        total[1] += m2[u] + moved * delta;
+      }
     }
   }
-  count[me] = moments.count;
-  means[me] = moments.mean;
-  m2[me] = moments.m2;
-  tree(place.lane, layout.lanes, [&](int to_lane, int from_lane) {
-    const int to = to_lane * layout.tile + place.tile;
-    const int from = from_lane * layout.tile + place.tile;
-    Moments merged{count[to], means[to], m2[to]};
-    merged.merge({count[from], means[from], m2[from]});
-    count[to] = merged.count;
-    means[to] = merged.mean;
-    m2[to] = merged.m2;
-  });
-  if (place.active && place.lane == 0) {
-    moments = {count[me], means[me], m2[me]};
-    mean[i] = static_cast<S>(moments.mean);
-    rstd[i] = static_cast<S>(inverse_deviation(moments.variance(), eps));
-    if (running.mean[map] != nullptr) {
-      update_running(static_cast<S*>(running.mean[map]) + place.pack, momentum, moments.mean);
-      update_running(static_cast<S*>(running.var[map]) + place.pack, momentum,
-                     moments.unbiased_variance());
-    }
+  merge_lanes<2>(total, memory);
+  if (!active || lane > 0) return;
+  Moments moments{0.0, 0.0, 0.0};
+  if (args.pixels > 0) {
+    moments = Moments::of(static_cast<double>(args.pixels), origin, total[0], total[1]);
+  }
+  mean[i] = static_cast<S>(moments.mean);
+  rstd[i] = static_cast<S>(inverse_deviation(moments.variance(), eps));
+  if (running.mean[map] != nullptr) {
+    update_running(static_cast<S*>(running.mean[map]) + channel, momentum, moments.mean);
+    update_running(static_cast<S*>(running.var[map]) + channel, momentum,
+                   moments.unbiased_variance());
   }
 }
 
 /// Grid: kPixels * lanes pixels, tile.
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads)
-    combine(const __grid_constant__ MixtureArgs args, const Layout layout, const Opmath<T>* weights,
-            const Opmath<T>* mean, const Opmath<T>* rstd, MixtureMap out, MixtureMap rectified) {
+__global__ void __launch_bounds__(kLean, 2)
+    combine(const __grid_constant__ MixtureArgs args, const Layout layout,
+            const Opmath<T>* __restrict__ weights, const Opmath<T>* __restrict__ mean,
+            const Opmath<T>* __restrict__ rstd, MixtureMap out, MixtureMap rectified) {
   using S = Opmath<T>;
   const Place place(layout);
   if (!place.active) return;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kPixels * layout.lanes + place.lane;
   const int64_t channel = place.pack * V;
+  const int maps = args.normalized + args.plain;
   Pack<T, V> sum[kPixels] = {};
-  for (int i = 0; i < args.normalized + args.plain; ++i) {
-    const bool normalised = i < args.normalized;
-    Pack<S, V> shift{};
-    Pack<S, V> scale;
-    const S weight = weights[i];
-    if (normalised) {
-      shift = coefficients<S, V>(mean + i * args.channels, channel);
-      scale = coefficients<S, V>(rstd + i * args.channels, channel);
-    }
+  for (int i = 0; i < maps; i += kMaps<V>) {
+    typename Pack<T, V>::Memory ahead[kMaps<V>][kPixels];
+    Pack<S, V> shift[kMaps<V>] = {};
+    Pack<S, V> scale[kMaps<V>];
 #pragma unroll
-    for (int v = 0; v < V; ++v) scale.lane[v] = normalised ? weight * scale.lane[v] : weight;
+    for (int m = 0; m < kMaps<V>; ++m) {
+      if (i + m >= maps) continue;
 #pragma unroll
-    for (int u = 0; u < kPixels; ++u) {
-      const int64_t p = first + static_cast<int64_t>(u) * layout.lanes;
-      if (p >= args.pixels) break;
-      const Pack<T, V> y = load<T, V>(args.maps[i], p, channel);
+      for (int u = 0; u < kPixels; ++u) {
+        const int64_t p = first + static_cast<int64_t>(u) * layout.lanes;
+        if (p < args.pixels) ahead[m][u] = read<T, V>(args.maps[i + m], p, channel);
+      }
+      const bool normalised = i + m < args.normalized;
+      if (normalised) {
+        shift[m] = coefficients<S, V>(mean + (i + m) * args.channels + channel);
+        scale[m] = coefficients<S, V>(rstd + (i + m) * args.channels + channel);
+      }
+      const S weight = weights[i + m];
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        sum[u].lane[v] = add_normalized(sum[u].lane[v], y.lane[v], shift.lane[v], scale.lane[v]);
+        scale[m].lane[v] = normalised ? weight * scale[m].lane[v] : weight;
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < kMaps<V>; ++m) {
+      if (i + m >= maps) continue;
+#pragma unroll
+      for (int u = 0; u < kPixels; ++u) {
+        if (first + static_cast<int64_t>(u) * layout.lanes >= args.pixels) break;
+        const Pack<T, V> y = Pack<T, V>::of(ahead[m][u]);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          sum[u].lane[v] =
+              add_normalized(sum[u].lane[v], y.lane[v], shift[m].lane[v], scale[m].lane[v]);
+        }
       }
     }
   }

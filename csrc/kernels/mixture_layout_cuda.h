@@ -4,40 +4,42 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cuda_types.h"
 #include "mixture.h"
+#include "pack_cuda.h"
 
 namespace snsoftmax {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPixels = 4;        // of one thread in `combine` and `write`
-constexpr int kMaps = 4;          // read beside each gradient in `sums`
+constexpr int kWarp = 32;
+constexpr int kLean = 320;        // threads for __launch_bounds__: two such blocks, 96 registers
+constexpr int kPixels = 2;        // of one thread in `combine` and `write`
+constexpr int kWritten = 2;       // maps of one block in `write`
 constexpr int64_t kChunks = 256;  // at most
 
-/// V adjacent channels in opmath.
-template <class T, int V>
-struct Pack {
-  using S = Opmath<T>;
-  S lane[V];
+/// Maps whose packs a thread of `sums` or `combine` has in flight side by side. A pack of 8
+/// channels takes twice the registers in opmath.
+template <int V>
+constexpr int kMaps = V == 8 ? 2 : 4;
 
-  struct alignas(V * sizeof(T)) Memory {
-    T element[V];
-  };
+// Blocks that fill a GPU of 132 multiprocessors once, given what the kernels' registers allow. It
+// is no property of the device, so that sums depend on the shapes alone.
+constexpr int64_t kStatisticsBlocks = 528;
+constexpr int64_t kSumsBlocks = 264;
+constexpr int64_t kFewPixels = 4;    // of one thread: fewer do not pay for its part in a chunk
+constexpr int64_t kManyPixels = 32;  // of one thread: longer sums in opmath lose accuracy
 
-  static __device__ __forceinline__ Pack load(const T* from) {
-    const Memory memory = *reinterpret_cast<const Memory*>(from);
-    Pack pack;
-#pragma unroll
-    for (int v = 0; v < V; ++v) pack.lane[v] = to_opmath(memory.element[v]);
-    return pack;
+/// The pixels in `count` runs of `size`, the first `longer` of them one longer: no division on the
+/// device.
+struct Chunks {
+  int64_t count;
+  int64_t size;
+  int64_t longer;
+
+  __device__ __forceinline__ int64_t begin(int64_t i) const {
+    return i * size + (i < longer ? i : longer);
   }
-  __device__ __forceinline__ void store(T* to) const {
-    Memory memory;
-#pragma unroll
-    for (int v = 0; v < V; ++v) store_one(&memory.element[v], lane[v]);
-    *reinterpret_cast<Memory*>(to) = memory;
-  }
+  __device__ __forceinline__ int64_t pixels(int64_t i) const { return size + (i < longer ? 1 : 0); }
 };
 
 struct Layout {
@@ -45,7 +47,7 @@ struct Layout {
   int tile;       // packs of a pixel that a block holds
   int lanes;      // pixels side by side in a block
   int64_t tiles;  // blocks that share a pixel
-  int64_t chunks;
+  bool folded;    // warps hold whole pixels, a power of two of them: shuffles add these up
 };
 
 Layout layout_of(const MixtureArgs& args, int pack) {
@@ -54,9 +56,21 @@ Layout layout_of(const MixtureArgs& args, int pack) {
   layout.tile = static_cast<int>(std::min<int64_t>(layout.packs, kThreads));
   layout.lanes = kThreads / layout.tile;
   layout.tiles = (layout.packs + layout.tile - 1) / layout.tile;
-  const int64_t worthwhile = args.pixels / (int64_t{8} * layout.lanes);
-  layout.chunks = std::min(std::max<int64_t>(worthwhile, 1), kChunks);
+  layout.folded = layout.tile < kWarp && (layout.tile & (layout.tile - 1)) == 0;
   return layout;
+}
+
+/// Chunks that make up up to `blocks` blocks, where `groups` of maps are blocks of their own.
+Chunks chunks_of(const MixtureArgs& args, const Layout& layout, int64_t groups, int64_t blocks) {
+  const int64_t of_chunk = std::max<int64_t>(layout.tiles * groups, 1);
+  const int64_t filling = blocks / of_chunk;  // not more: a wave of a few blocks takes as long
+  const int64_t most = args.pixels / (kFewPixels * layout.lanes);
+  const int64_t least = args.pixels / (kManyPixels * layout.lanes);
+  Chunks chunks;
+  chunks.count = std::clamp<int64_t>(std::max(std::min(most, filling), least), 1, kChunks);
+  chunks.size = args.pixels / chunks.count;
+  chunks.longer = args.pixels % chunks.count;
+  return chunks;
 }
 
 /// This thread's place in its block; blockIdx.y is the tile of channels.
@@ -73,40 +87,33 @@ struct Place {
         active(lane < layout.lanes && pack < layout.packs) {}
 };
 
+/// The pixels of a chunk.
 struct Range {
   int64_t begin;
   int64_t end;
 
-  /// Chunk blockIdx.x of the pixels.
-  __device__ __forceinline__ Range(int64_t pixels, int64_t chunks)
-      : begin(pixels * static_cast<int64_t>(blockIdx.x) / chunks),
-        end(pixels * (static_cast<int64_t>(blockIdx.x) + 1) / chunks) {}
+  __device__ __forceinline__ Range(const Chunks& chunks, int64_t chunk)
+      : begin(chunks.begin(chunk)), end(begin + chunks.pixels(chunk)) {}
 };
 
 template <class T, int V>
-__device__ __forceinline__ Pack<T, V> load(const MixtureMap& map, int64_t pixel, int64_t channel) {
-  return Pack<T, V>::load(static_cast<const T*>(map.data) + pixel * map.stride + channel);
+__device__ __forceinline__ typename Pack<T, V>::Memory read(const MixtureMap& map, int64_t pixel,
+                                                            int64_t channel) {
+  return Pack<T, V>::read(static_cast<const T*>(map.data) + pixel * map.stride + channel);
 }
 
+/// V numbers in a row, which are 16-byte vectors where V is the width of a pack.
 template <class S, int V>
-__device__ __forceinline__ Pack<S, V> coefficients(const S* of_map, int64_t channel) {
+__device__ __forceinline__ Pack<S, V> coefficients(const S* from) {
+  constexpr int kVector = V * sizeof(S) % 16 == 0 ? 16 / static_cast<int>(sizeof(S)) : 1;
   Pack<S, V> pack;
 #pragma unroll
-  for (int v = 0; v < V; ++v) pack.lane[v] = of_map[channel + v];
-  return pack;
-}
-
-/// Combines the values of the lanes of a tile, in a tree; lane 0 then has the whole. Every thread
-/// of the block calls it. `values[i * stride]` is lane i's, `combine(to, from)` takes indices.
-template <class F>
-__device__ __forceinline__ void tree(int lane, int lanes, const F& combine) {
-  int width = 1;
-  while (width < lanes) width *= 2;
-  for (width /= 2; width > 0; width /= 2) {
-    __syncthreads();
-    if (lane < width && lane + width < lanes) combine(lane, lane + width);
+  for (int v = 0; v < V; v += kVector) {
+    const auto vector = Pack<S, kVector>::read(from + v);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) pack.lane[v + i] = vector.element[i];
   }
-  __syncthreads();
+  return pack;
 }
 
 }  // namespace

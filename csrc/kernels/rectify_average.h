@@ -44,4 +44,33 @@ void rectify_average_backward_cpu(const RowsArgs& args, const void* rectified,
                                   const Readers& of_averaged, void* grad, int64_t begin,
                                   int64_t end);
 
+/// A number in the device's memory at `data`, or `value` where that is null.
+struct DeviceWeight {
+  const void* data = nullptr;
+  DType dtype = DType::kFloat64;
+  double value = 1.0;
+};
+
+/// As Readers, with maps on the device. The arrays are the host's, read before a call returns.
+struct DeviceReaders {
+  const void* const* maps = nullptr;
+  const DeviceWeight* weights = nullptr;  ///< null: all 1
+  int64_t count = 0;
+};
+
+// ---- CUDA: all rows of `images` images in one launch on `stream` (a cudaStream_t), or one for
+// each kMaxReadersCuda readers. They return null, or a message where a launch failed. Weights are
+// read by the kernel, sums have a fixed order: a call can be captured, same input, same bits. ----
+
+constexpr int64_t kMaxReadersCuda = 64;
+
+const char* rectify_average_cuda(const RowsArgs& args, int64_t images, const void* x,
+                                 void* rectified, void* averaged, void* stream);
+
+const char* rectify_average_backward_cuda(const RowsArgs& args, int64_t images,
+                                          const void* rectified, const DeviceReaders& of_identity,
+                                          const DeviceReaders& of_rectified,
+                                          const DeviceReaders& of_averaged, void* grad,
+                                          void* stream);
+
 }  // namespace snsoftmax

@@ -1,7 +1,12 @@
-// The operators on what leaves a node: the CPU kernel over threads, ATen elsewhere.
+// The operators on what leaves a node: the CPU kernel over threads, the CUDA kernel.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
+
+#ifdef SNSOFTMAX_WITH_CUDA
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
 
 #include <algorithm>
 #include <optional>
@@ -27,11 +32,24 @@ void check(const Tensor& x) {
                    "x must be float32, float64 or bfloat16, but is ", x.scalar_type());
 }
 
+std::optional<DType> dtype_of(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return DType::kFloat32;
+    case at::kDouble:
+      return DType::kFloat64;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    case at::kHalf:
+      return DType::kFloat16;
+    default:
+      return std::nullopt;
+  }
+}
+
 RowsArgs arguments(const Tensor& x) {
   RowsArgs args;
-  args.dtype = x.scalar_type() == at::kDouble     ? DType::kFloat64
-               : x.scalar_type() == at::kBFloat16 ? DType::kBFloat16
-                                                  : DType::kFloat32;
+  args.dtype = *dtype_of(x.scalar_type());
   args.height = x.size(2);
   args.width = x.size(3);
   args.channels = x.size(1);
@@ -46,27 +64,15 @@ void over_rows(const Tensor& x, const F& f) {
   at::parallel_for(0, rows, grain, f);
 }
 
-std::tuple<Tensor, Tensor> rectify_average_cpu_op(const Tensor& given, bool rectify, bool average) {
-  check(given);
-  const Tensor x = given.contiguous(kLayout);
-  const auto output = [&](bool wanted) {
-    return wanted ? at::empty_like(x) : at::empty({0}, x.options());
-  };
-  Tensor rectified = output(rectify);
-  Tensor averaged = output(average);
-  over_rows(x, [&](int64_t begin, int64_t end) {
-    rectify_average_cpu(arguments(x), x.const_data_ptr(),
-                        rectify ? rectified.mutable_data_ptr() : nullptr,
-                        average ? averaged.mutable_data_ptr() : nullptr, begin, end);
-  });
-  return {rectified, averaged};
+#ifdef SNSOFTMAX_WITH_CUDA
+/// f(stream) on the device of `like`.
+template <class F>
+void on_device(const Tensor& like, const F& f) {
+  const c10::cuda::CUDAGuard guard(like.device());
+  const char* error = f(c10::cuda::getCurrentCUDAStream().stream());
+  TORCH_CHECK(error == nullptr, "rectify_average could not be launched: ", error);
 }
-
-std::tuple<Tensor, Tensor> rectify_average_aten(const Tensor& x, bool rectify, bool average) {
-  check(x);
-  return {rectify ? x.relu() : at::empty({0}, x.options()),
-          average ? at::avg_pool2d(x, 3, 1, 1, false, false) : at::empty({0}, x.options())};
-}
+#endif
 
 /// One of the gradients, which all have the shape of the map.
 const Tensor& check_backward(const Gradient& rectified, TensorList through_relu,
@@ -83,75 +89,125 @@ const Tensor& check_backward(const Gradient& rectified, TensorList through_relu,
     for (const Tensor& g : grads) {
       TORCH_CHECK_VALUE(g.sym_sizes() == like.sym_sizes(), name, " has shape ", g.sym_sizes(),
                         ", but must have ", like.sym_sizes());
+      TORCH_CHECK_VALUE(g.device() == like.device(), name, " is on ", g.device(),
+                        ", but must be on ", like.device());
     }
   };
+  if (rectified) check_all("rectified", *rectified);
   check_all("grad_identity", identity);
   check_all("grad_rectified", through_relu);
   check_all("grad_averaged", average);
-  const auto check_weights = [](const char* name, TensorList weights, TensorList grads) {
+  const auto check_weights = [&](const char* name, TensorList weights, TensorList grads) {
     TORCH_CHECK_VALUE(weights.size() == grads.size(), name, " has ", weights.size(),
                       " entries, but there are ", grads.size(), " gradients");
+    for (const Tensor& w : weights) {
+      TORCH_CHECK_VALUE(w.sym_numel() == 1, name, " must hold one number each, but one has shape ",
+                        w.sym_sizes());
+      TORCH_CHECK_VALUE(!w.is_cuda() || w.device() == like.device(), name, " is on ", w.device(),
+                        ", but must be on ", like.device(), " or the CPU");
+    }
   };
   check_weights("identity_weights", identity_weights, identity);
   check_weights("average_weights", average_weights, average);
   return like;
 }
 
-/// What the kernel's Readers point to.
+// ---- either device ----
+
+std::tuple<Tensor, Tensor> rectify_average(const Tensor& given, bool rectify, bool average) {
+  check(given);
+  const Tensor x = given.contiguous(kLayout);
+  const auto output = [&](bool wanted) {
+    return wanted ? at::empty_like(x) : at::empty({0}, x.options());
+  };
+  Tensor rectified = output(rectify);
+  Tensor averaged = output(average);
+  void* const to_rectified = rectify ? rectified.mutable_data_ptr() : nullptr;
+  void* const to_averaged = average ? averaged.mutable_data_ptr() : nullptr;
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (x.is_cuda()) {
+    on_device(x, [&](void* stream) {
+      return rectify_average_cuda(arguments(x), x.size(0), x.const_data_ptr(), to_rectified,
+                                  to_averaged, stream);
+    });
+    return {rectified, averaged};
+  }
+#endif
+  over_rows(x, [&](int64_t begin, int64_t end) {
+    rectify_average_cpu(arguments(x), x.const_data_ptr(), to_rectified, to_averaged, begin, end);
+  });
+  return {rectified, averaged};
+}
+
+/// What the kernels' readers point to. Weights on a GPU are left there: reading one would wait for
+/// the device.
 struct Held {
   std::vector<Tensor> maps;
   std::vector<const void*> data;
-  std::vector<double> weights;
+  std::vector<Tensor> device_weights;
+  std::vector<DeviceWeight> weights;
 
-  explicit Held(TensorList grads, TensorList given_weights = {}) {
+  Held(const Tensor& like, TensorList grads, TensorList given_weights = {}) {
     for (const Tensor& g : grads) {
-      maps.push_back(g.contiguous(kLayout));
+      maps.push_back(g.to(like.scalar_type()).contiguous(kLayout));
       data.push_back(maps.back().const_data_ptr());
     }
-    for (const Tensor& w : given_weights) weights.push_back(w.item<double>());
+    for (const Tensor& w : given_weights) weights.push_back(weight(w));
   }
 
-  Readers readers() const {
-    return {data.data(), weights.empty() ? nullptr : weights.data(),
-            static_cast<int64_t>(data.size())};
+  DeviceWeight weight(const Tensor& w) {
+    if (!w.is_cuda()) return {nullptr, DType::kFloat64, w.item<double>()};
+    const auto dtype = dtype_of(w.scalar_type());
+    device_weights.push_back(dtype ? w : w.to(at::kDouble));
+    return {device_weights.back().const_data_ptr(), dtype.value_or(DType::kFloat64), 0.0};
   }
+
+  int64_t count() const { return static_cast<int64_t>(data.size()); }
 };
 
-Tensor rectify_average_backward_cpu_op(const Gradient& rectified, TensorList through_relu,
-                                       TensorList identity, TensorList identity_weights,
-                                       TensorList average, TensorList average_weights) {
+Tensor rectify_average_backward(const Gradient& rectified, TensorList through_relu,
+                                TensorList identity, TensorList identity_weights,
+                                TensorList average, TensorList average_weights) {
   const Tensor& like =
       check_backward(rectified, through_relu, identity, identity_weights, average, average_weights);
-  const Tensor r = rectified ? rectified->contiguous(kLayout) : Tensor();
-  const Held of_identity(identity, identity_weights);
-  const Held of_rectified(through_relu);
-  const Held of_averaged(average, average_weights);
+  const Tensor r = rectified ? rectified->to(like.scalar_type()).contiguous(kLayout) : Tensor();
+  const void* const gate = r.defined() ? r.const_data_ptr() : nullptr;
+  const Held of_identity(like, identity, identity_weights);
+  const Held of_rectified(like, through_relu);
+  const Held of_averaged(like, average, average_weights);
   Tensor grad = at::empty_like(like, like.options().memory_format(kLayout));
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (grad.is_cuda()) {
+    const auto readers = [](const Held& held) {
+      return DeviceReaders{held.data.data(), held.weights.empty() ? nullptr : held.weights.data(),
+                           held.count()};
+    };
+    on_device(grad, [&](void* stream) {
+      return rectify_average_backward_cuda(arguments(grad), grad.size(0), gate,
+                                           readers(of_identity), readers(of_rectified),
+                                           readers(of_averaged), grad.mutable_data_ptr(), stream);
+    });
+    return grad;
+  }
+#endif
+  std::vector<double> numbers;
+  numbers.reserve(of_identity.weights.size() + of_averaged.weights.size());
+  const auto readers = [&](const Held& held) {
+    const double* const first = numbers.data() + numbers.size();
+    for (const DeviceWeight& w : held.weights) numbers.push_back(w.value);
+    return Readers{held.data.data(), held.weights.empty() ? nullptr : first, held.count()};
+  };
+  const Readers identities = readers(of_identity);
+  const Readers rectifieds = readers(of_rectified);
+  const Readers averages = readers(of_averaged);
   over_rows(grad, [&](int64_t begin, int64_t end) {
-    rectify_average_backward_cpu(arguments(grad), r.defined() ? r.const_data_ptr() : nullptr,
-                                 of_identity.readers(), of_rectified.readers(),
-                                 of_averaged.readers(), grad.mutable_data_ptr(), begin, end);
+    rectify_average_backward_cpu(arguments(grad), gate, identities, rectifieds, averages,
+                                 grad.mutable_data_ptr(), begin, end);
   });
   return grad;
 }
 
-Tensor rectify_average_backward_aten(const Gradient& rectified, TensorList through_relu,
-                                     TensorList identity, TensorList identity_weights,
-                                     TensorList average, TensorList average_weights) {
-  const Tensor& like =
-      check_backward(rectified, through_relu, identity, identity_weights, average, average_weights);
-  Tensor grad;
-  const auto add = [&](const Tensor& term) { grad = grad.defined() ? grad + term : term; };
-  for (const Tensor& g : through_relu) add(g);
-  if (grad.defined()) grad = at::threshold_backward(grad, *rectified, 0);
-  if (!average.empty()) {
-    Tensor g = average[0] * average_weights[0];
-    for (size_t i = 1; i < average.size(); ++i) g = g + average[i] * average_weights[i];
-    add(at::avg_pool2d_backward(g, g, 3, 1, 1, false, false, std::nullopt));
-  }
-  for (size_t i = 0; i < identity.size(); ++i) add(identity[i] * identity_weights[i]);
-  return grad.to(like.scalar_type());
-}
+// ---- fake tensors ----
 
 std::tuple<Tensor, Tensor> rectify_average_meta(const Tensor& x, bool rectify, bool average) {
   check(x);
@@ -181,14 +237,16 @@ TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
 }
 
 TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {
-  m.impl("rectify_average", rectify_average_cpu_op);
-  m.impl("rectify_average_backward", rectify_average_backward_cpu_op);
+  m.impl("rectify_average", rectify_average);
+  m.impl("rectify_average_backward", rectify_average_backward);
 }
 
+#ifdef SNSOFTMAX_WITH_CUDA
 TORCH_LIBRARY_IMPL(snsoftmax, CUDA, m) {
-  m.impl("rectify_average", rectify_average_aten);
-  m.impl("rectify_average_backward", rectify_average_backward_aten);
+  m.impl("rectify_average", rectify_average);
+  m.impl("rectify_average_backward", rectify_average_backward);
 }
+#endif
 
 TORCH_LIBRARY_IMPL(snsoftmax, Meta, m) {
   m.impl("rectify_average", rectify_average_meta);

@@ -11,6 +11,8 @@ from torch import Tensor
 import snsoftmax  # noqa: F401  (registers the operators)
 
 _ops = torch.ops.snsoftmax
+# On the CPU wherever the maps are: the operator passes it on as a number, and nothing is launched.
+_ONE = torch.ones((), dtype=torch.float64, device="cpu")
 
 
 class HandedGradients:
@@ -37,7 +39,7 @@ class HandedGradients:
         if torch._C._current_graph_task_id() != self._task:
             handed = []
         if direct is not None:
-            handed = [*handed, (direct, direct.new_ones((), dtype=torch.float64))]
+            handed = [*handed, (direct, _ONE)]
         return [g for g, _ in handed], [w for _, w in handed]
 
 

@@ -265,6 +265,23 @@ void few() {
   wide.normalized = 1;
   wide.plain = 1;
   run<float>(wide);
+  Case folded;  // warps of whole pixels, more chunks than a merge reads side by side
+  folded.normalized = 3;
+  folded.plain = 1;
+  folded.pixels = 1300;
+  folded.channels = 64;
+  run<float>(folded);
+  folded.channels = 16;
+  run<__nv_bfloat16>(folded);
+  folded.offset = 1;  // element by element
+  folded.pixels = 200;
+  run<float>(folded);
+  Case warps;  // a pixel to a warp
+  warps.normalized = 1;
+  warps.plain = 1;
+  warps.pixels = 700;
+  warps.channels = 128;
+  run<float>(warps);
 }
 
 void all() {
@@ -285,6 +302,23 @@ void all() {
     run<float>(c);
     c.offset = 3;
     c.normalized = 1;
+    run<float>(c);
+  }
+  for (int64_t channels : {4, 8, 16, 32, 48, 64, 128, 256}) {  // every folded tile, and others
+    Case c;
+    c.channels = channels;
+    c.pixels = 1100;
+    c.normalized = 3;
+    c.plain = 1;
+    run_all_types(c);
+  }
+  {
+    Case c;  // as many chunks as pixels a thread allow, although many maps fill the GPU
+    c.channels = 64;
+    c.offset = 3;
+    c.pixels = 2600;
+    c.normalized = 40;
+    c.plain = 0;
     run<float>(c);
   }
   {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import cycle
 
 import pytest
 import torch
@@ -14,6 +15,15 @@ from torch import Tensor
 import snsoftmax  # noqa: F401  (registers the operators)
 
 ops = torch.ops.snsoftmax
+backward = ops.rectify_average_backward
+# Weights of every type that a kernel reads by itself, and one that it does not.
+NUMBERS = [
+    *(
+        torch.tensor(0.25 * i - 0.5, dtype=dtype)
+        for i, dtype in enumerate((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+    ),
+    torch.tensor(3),
+]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
 
@@ -94,6 +104,92 @@ def test_wrong_arguments_are_refused() -> None:
         ops.rectify_average_backward(None, [], [x], [], [], [])
     with pytest.raises(ValueError, match=r"has shape \[1, 2, 4, 4\], but must have \[1, 2, 3, 4\]"):
         ops.rectify_average_backward(x, [x, random_map((1, 2, 4, 4))], [], [], [], [])
+
+
+def test_weights_of_any_type() -> None:
+    g = random_map((2, 3, 4, 4))
+    grads, weights = [g] * len(NUMBERS), [w.clone() for w in NUMBERS]
+    total = sum(float(w) for w in weights)
+    torch.testing.assert_close(backward(None, [], grads, weights, [], []), total * g)
+    with pytest.raises(ValueError, match="identity_weights must hold one number each"):
+        backward(None, [], [g], [torch.ones(2)], [], [])
+
+
+def test_gradients_of_another_type() -> None:
+    x, g = random_map((2, 3, 4, 4), torch.float32), random_map((2, 3, 4, 4), torch.float32)
+    one = torch.ones(())
+    both = backward(x.relu(), [g.double()], [x], [one], [g.double()], [one])
+    assert torch.equal(both, backward(x.relu(), [g], [x], [one], [g], [one]))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    "shape", [(2, 16, 9, 7), (3, 5, 4, 6), (64, 16, 32, 32), (64, 32, 16, 16), (64, 64, 8, 8)]
+)
+def test_cuda_is_as_the_cpu_in_float64(
+    cuda: torch.device, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    unit = TOLERANCE[dtype]
+    close = partial(torch.testing.assert_close, rtol=unit, atol=unit)
+    x = random_map(shape, dtype)
+    for rectify, average in ((True, True), (True, False), (False, True)):
+        expected = ops.rectify_average(x.double(), rectify, average)
+        outputs = ops.rectify_average(x.to(cuda), rectify, average)
+        for got, want in zip(outputs, expected, strict=True):
+            close(got.cpu().double(), want)
+
+    for counts in ((6, 3, 3), (0, 0, 1), (2, 0, 0), (0, 3, 0), (3, 0, 2), (30, 30, 30)):
+        readers = [[random_map(shape, dtype) for _ in range(n)] for n in counts]
+        through_relu, identity, averages = readers
+        v = [w for _, w in zip(identity, cycle(NUMBERS))]
+        u = [w for _, w in zip(averages, cycle(NUMBERS[::-1]))]
+        wide = [[g.double() for g in group] for group in readers]
+        want = backward(x.double().relu(), wide[0], wide[1], v, wide[2], u)
+        through_relu, identity, averages = ([g.to(cuda) for g in group] for group in readers)
+        # The last kind of weight stays on the CPU.
+        v, u = ([w if w.dtype == torch.int64 else w.to(cuda) for w in ws] for ws in (v, u))
+        got = backward(x.to(cuda).relu(), through_relu, identity, v, averages, u)
+        # Terms cancel; and more than a launch takes are rounded to the map's type in between.
+        close(got.cpu().double(), want, atol=(16 if sum(counts) > 64 else 4) * unit)
+
+
+def test_cuda_takes_any_layout(cuda: torch.device) -> None:
+    x = torch.randn(2, 8, 5, 4)
+    memory = torch.randn(2 * 8 * 5 * 4 + 1, device=cuda)
+    off = memory[1:].view(2, 5, 4, 8).permute(0, 3, 1, 2)  # not on a 16-byte boundary
+    off.copy_(x)
+    for layout in (x.to(cuda), x.to(cuda, memory_format=torch.channels_last), off):
+        rectified, averaged = ops.rectify_average(layout, True, True)
+        assert torch.equal(rectified.cpu(), x.relu())
+        torch.testing.assert_close(averaged.cpu(), average(x))
+        one = torch.ones((), device=cuda)
+        grad = backward(rectified, [layout], [layout], [one], [layout], [one])
+        want = backward(x.relu(), [x], [x], [one.cpu()], [x], [one.cpu()])
+        torch.testing.assert_close(grad.cpu(), want)
+
+
+def test_cuda_backward_can_be_captured(cuda: torch.device) -> None:
+    x, *grads = (random_map((2, 16, 8, 8), torch.float32).to(cuda) for _ in range(4))
+    weights = torch.rand(2, device=cuda)
+    v, u = weights.unbind()
+
+    def both() -> tuple[Tensor, Tensor, Tensor]:
+        rectified, averaged = ops.rectify_average(x, True, True)
+        ones = grads[2].new_ones((), dtype=torch.float64)
+        grad = backward(rectified, grads[:1], grads[1:], [v, ones], grads[:2], [u, v])
+        return rectified, averaged, grad
+
+    both()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = both()
+    for tensor in (x, weights, *grads):  # the replay reads what is there by then
+        tensor.copy_(torch.randn_like(tensor))
+    graph.replay()
+    for got, want in zip(outputs, both(), strict=True):
+        assert torch.equal(got, want)
 
 
 def test_opcheck() -> None:
