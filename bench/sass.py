@@ -44,10 +44,10 @@ class Rule:
     stores: int
 
 
-# 2048 threads fit a multiprocessor at 32 registers, 1024 at 64, 768 at 80, 512 at 128.
+# 2048 threads fit a multiprocessor at 32 registers, 1024 at 64, 768 at 80.
 RULES = {
     "tile_kernel": Rule((56, 80), 1, 1),
-    "warp_kernel": Rule((128, 168), 1, 1),
+    "warp_kernel": Rule((96, 128), 1, 1),
     "block_kernel": Rule((96, 128), 2, 2),
     "stream_kernel": Rule((64, 128), 4, 2),
     "cluster_kernel": Rule((64, 128), 4, 2),

@@ -34,10 +34,8 @@ const char* run(const Plan& plan, const Task<typename F::T>& task, void* workspa
     case Regime::kTile:
       return launch(tile_kernel<F>, grid, block, plan.shared, stream, task);
     case Regime::kWarp:
-      return launch(plan.packs == 1   ? warp_kernel<F, 1>
-                    : plan.packs == 2 ? warp_kernel<F, 2>
-                                      : warp_kernel<F, kWarpPacks>,
-                    grid, block, plan.shared, stream, task, plan.lanes);
+      return launch(plan.packs == 1 ? warp_kernel<F, 1> : warp_kernel<F, kHeldPacks>, grid, block,
+                    plan.shared, stream, task, plan.lanes);
     case Regime::kBlock:
       return launch(block_kernel<F>, grid, block, plan.shared, stream, task);
     case Regime::kStream:

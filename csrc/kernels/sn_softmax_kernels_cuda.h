@@ -13,9 +13,6 @@ namespace {
 /// For __launch_bounds__: left to itself, ptxas would rather spill a double than lose occupancy.
 template <class F>
 constexpr int kResident = sizeof(typename F::S) == 8 ? 1 : 2;
-/// 128 registers for a thread of a warp's row.
-template <class F>
-constexpr int kWarpResident = sizeof(typename F::S) == 8 ? 1 : 4;
 /// Half types hold so many elements backward that 64 registers are a few too few.
 template <class F>
 constexpr int kRegisterResident = F::kBackward && sizeof(typename F::T) == 2 ? 1 : kResident<F>;
@@ -133,7 +130,7 @@ __device__ __forceinline__ void solve_held(const Task<typename F::T>& task, int6
 }
 
 template <class F, int kPacks>
-__global__ void __launch_bounds__(kWarpThreads, kWarpResident<F>)
+__global__ void __launch_bounds__(kWarpThreads, kResident<F>)
     warp_kernel(Task<typename F::T> task, int lanes) {
   const LaneGroup group{kPacks > 1 ? 32 : lanes};
   const int64_t row = int64_t{blockIdx.x} * (blockDim.x / group.lanes) + threadIdx.x / group.lanes;
@@ -144,7 +141,7 @@ template <class F>
 __global__ void __launch_bounds__(kBlockThreads, kRegisterResident<F>)
     block_kernel(Task<typename F::T> task) {
   __shared__ BlockBuffer<typename F::S> buffer;
-  solve_held<F, kBlockPacks>(task, blockIdx.x, BlockGroup<typename F::S>{buffer});
+  solve_held<F, kHeldPacks>(task, blockIdx.x, BlockGroup<typename F::S>{buffer});
 }
 
 // ---- rows that are gone over twice ----

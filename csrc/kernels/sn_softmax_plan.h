@@ -11,17 +11,16 @@ namespace snsoftmax {
 
 constexpr int kPackBytes = 16;  ///< the widest global access; a pack is that many bytes of a row
 constexpr int kTileRows = 128;  ///< rows, and threads, of a tile
-constexpr int kTileRowBytes = 128;    ///< longest row that one thread takes by itself
-constexpr int kWarpThreads = 128;     ///< threads of a block whose warps work alone
-constexpr int kWarpPacks = 4;         ///< most packs that a thread of a warp keeps in registers
-constexpr int kBlockThreads = 512;    ///< most threads that share a row
-constexpr int kBlockPacks = 2;        ///< packs that a thread of a block keeps in registers
-constexpr int kStridedThreads = 256;  ///< most threads of a block of strided rows
-constexpr int kMaxSums = 5;           ///< sums over a row: 2 forward, 3 or 5 backward
-constexpr int kMaxSplits = 128;       ///< most blocks that share a row
-constexpr int kMaxCluster = 8;        ///< most blocks of a cluster, on every device with any
-constexpr int kClusterBytes = 2048;   ///< shared memory for what a cluster's blocks exchange
-constexpr int64_t kSplitBytes = 128 << 10;               ///< shortest row worth a second launch
+constexpr int kTileRowBytes = 128;          ///< longest row that one thread takes by itself
+constexpr int kWarpThreads = 128;           ///< threads of a block whose warps work alone
+constexpr int kHeldPacks = 2;               ///< packs that a thread keeps in registers, at most
+constexpr int kBlockThreads = 512;          ///< most threads that share a row
+constexpr int kStridedThreads = 256;        ///< most threads of a block of strided rows
+constexpr int kMaxSums = 5;                 ///< sums over a row: 2 forward, 3 or 5 backward
+constexpr int kMaxSplits = 128;             ///< most blocks that share a row
+constexpr int kMaxCluster = 8;              ///< most blocks of a cluster, on every device with any
+constexpr int kClusterBytes = 2048;         ///< shared memory for what a cluster's blocks exchange
+constexpr int64_t kSplitBytes = 128 << 10;  ///< shortest row worth a second launch
 constexpr int64_t kMaxSize = (int64_t{1} << 31) - 4096;  ///< a row's elements are counted in int
 
 enum class Pass { kForward, kBackward };
@@ -48,7 +47,7 @@ struct Device {
 struct Plan {
   Regime regime = Regime::kWarp;
   int lanes = 1;         ///< kWarp: threads per row
-  int packs = 1;         ///< kWarp: packs per thread, 1, 2 or 4
+  int packs = 1;         ///< kWarp: packs per thread, 1 or kHeldPacks
   int kept = 0;          ///< kStream, kCluster: packs that stay in a block's shared memory
   int cluster = 1;       ///< kCluster: blocks per row
   int threads_x = 1;     ///< the block
@@ -118,7 +117,7 @@ inline Plan sn_softmax_plan(const SNSoftmaxArgs& args, Pass pass, const Device& 
     return plan;
   }
 
-  if (packs <= 32 * kWarpPacks) {
+  if (packs <= 32 * kHeldPacks) {
     plan.regime = Regime::kWarp;
     plan.lanes = std::min(32, power_of_two_at_least(packs));
     plan.packs = power_of_two_at_least(divide_up(packs, 32));
@@ -129,9 +128,9 @@ inline Plan sn_softmax_plan(const SNSoftmaxArgs& args, Pass pass, const Device& 
 
   const int most = std::min(kBlockThreads, device.max_threads);
   plan.blocks = rows;
-  if (packs <= int64_t{kBlockPacks} * most) {
+  if (packs <= int64_t{kHeldPacks} * most) {
     plan.regime = Regime::kBlock;
-    plan.threads_x = static_cast<int>(32 * divide_up(packs, 32 * kBlockPacks));
+    plan.threads_x = static_cast<int>(32 * divide_up(packs, 32 * kHeldPacks));
     return plan;
   }
 
@@ -139,7 +138,7 @@ inline Plan sn_softmax_plan(const SNSoftmaxArgs& args, Pass pass, const Device& 
   if (rows < device.multiprocessors && row_bytes >= kSplitBytes) {
     // Two blocks for every multiprocessor, each with a few rounds of loads to itself.
     const int64_t wanted = divide_up(2 * int64_t{device.multiprocessors}, rows);
-    const int64_t useful = divide_up(packs, int64_t{kBlockPacks} * kBlockThreads);
+    const int64_t useful = divide_up(packs, int64_t{kHeldPacks} * kBlockThreads);
     const int64_t splits = std::min({wanted, useful, int64_t{kMaxSplits}});
     plan.splits = static_cast<int>(divide_up(packs, divide_up(packs, splits)));  // none is empty
   }

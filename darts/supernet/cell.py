@@ -219,7 +219,8 @@ class SearchCell(nn.Module):
         flat = beta.reshape(-1)
         indices = [index for _, index in entries.values()]
         if all(len(index) == 1 for index in indices):
-            weights = flat[_indices(tuple(i for (i,) in indices), beta.device)]
+            # Not flat[...], whose backward sorts the indices on a GPU.
+            weights = flat.gather(0, _indices(tuple(i for (i,) in indices), beta.device))
         else:  # a map that counts twice: DARTS-'s auxiliary skip beside the candidate
             weights = torch.stack(
                 [flat[_indices(tuple(index), beta.device)].sum() for index in indices]

@@ -50,6 +50,8 @@ def test_targets_are_met_or_missed() -> None:
 
 
 def test_a_command_that_hangs_is_a_failed_step(capfd: pytest.CaptureFixture[str]) -> None:
-    step = gpu.run("sleep", [sys.executable, "-c", "import time; time.sleep(60)"], 0.5)
+    program = "import time; print('so far', flush=True); time.sleep(60)"
+    step = gpu.run("sleep", [sys.executable, "-c", program], 2)
     assert step.code == 124
+    assert step.tail.splitlines() == ["so far", "", "stopped after 2 seconds"]
     assert "failed (124)" in capfd.readouterr().out
