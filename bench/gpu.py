@@ -147,13 +147,15 @@ def markdown(record: dict[str, Any]) -> str:
     lines = [
         f"# {about['device']}, {about['date']}",
         "",
-        f"Commit `{about['commit']}`, CUDA {torch.version.cuda}, PyTorch {torch.__version__}.",
+        f"Commit `{about['commit']}`, CUDA {about['build']['cuda']}, "
+        f"PyTorch {about['build']['torch']}.",
         "",
         "| step | result | seconds |",
         "| --- | --- | ---: |",
     ]
     for step in record["steps"]:
-        result = "passed" if step["code"] == 0 else f"failed ({step['code']})"
+        failed = "stopped at its limit" if step["code"] == 124 else f"failed ({step['code']})"
+        result = "passed" if step["code"] == 0 else failed
         lines.append(f"| {step['name']} | {result} | {step['seconds']} |")
     lines += ["", "| rows | dtype | pass | target | wanted | reached | |"]
     lines += ["| --- | --- | --- | --- | ---: | ---: | --- |"]
