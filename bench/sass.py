@@ -37,11 +37,13 @@ class Rule:
 
     `registers`: most registers a thread, for float and half types and for double.
     `loads`, `stores`: fewest 16-byte global accesses in its code; loads count for one input.
+    `since`: the first architecture that it is for; for an older one there is no code to look at.
     """
 
     registers: tuple[int, int]
     loads: int
     stores: int
+    since: int = 80
 
 
 # 2048 threads fit a multiprocessor at 32 registers, 1024 at 64, 768 at 80.
@@ -50,7 +52,7 @@ RULES = {
     "warp_kernel": Rule((96, 128), 1, 1),
     "block_kernel": Rule((96, 128), 2, 2),
     "stream_kernel": Rule((64, 128), 4, 2),
-    "cluster_kernel": Rule((64, 128), 4, 2),
+    "cluster_kernel": Rule((64, 128), 4, 2, since=90),
     "split_in_kernel": Rule((64, 128), 2, 0),
     "split_out_kernel": Rule((64, 128), 2, 2),
     "strided_kernel": Rule((128, 168), 0, 0),
@@ -86,7 +88,7 @@ class Kernel:
         if atomics := self.count(r"(ATOM|ATOMG|RED|REDG)\b"):
             yield f"has {atomics} atomics"
         rule = RULES.get(self.template)
-        if rule is None:
+        if rule is None or int(self.arch) < rule.since:
             return
         double = "double" in self.name
         if not double and (wide := self.count(r"D(ADD|MUL|FMA)\b")):
