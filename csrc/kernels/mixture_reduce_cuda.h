@@ -121,8 +121,7 @@ class Columns {
   bool folded_;
 };
 
-// ---- merging the chunks: a block holds kColumns channels, and kMergeLanes chunks side by side
-// ----
+// ---- merging the chunks: a block holds kColumns channels, kMergeLanes chunks side by side ----
 
 constexpr int kColumns = 16;
 constexpr int kMergeLanes = kThreads / kColumns;
