@@ -15,6 +15,7 @@ functions must be called by all processes in the same order. With one process th
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,9 @@ def join(device: str) -> None:
         asked = torch.device(device)
         if asked.type == "cuda":
             _take_gpu(asked)
+        # Its default arguments hold the group that there is when it is imported. The group's threads
+        # would then outlive its end, and one that lets go of a tensor while Python ends aborts.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("cpu:gloo,cuda:nccl" if asked.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)
     _rank, _world = dist.get_rank(), dist.get_world_size()

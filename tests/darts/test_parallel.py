@@ -53,6 +53,14 @@ def finish(process: subprocess.Popen[str]) -> str:
     return printed
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_thread_outlives_the_processes_group() -> None:
+    lines = finish(start(2, "tests.darts.parallel_exit")).splitlines()
+    threads = [line for line in lines if line.startswith("threads:")]
+    assert len(threads) == 2
+    assert not any("gloo" in line for line in threads)
+
+
 def workers(launcher: int) -> list[int]:
     """The processes that a launcher has started, in the order of their numbers."""
     found = []
