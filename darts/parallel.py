@@ -49,7 +49,7 @@ def join(device: str) -> None:
         asked = torch.device(device)
         if asked.type == "cuda":
             _take_gpu(asked)
-        # Its default arguments hold the group that there is when it is imported, whose threads would
+        # Its default arguments hold the group that there is when it is imported, whose threads
         # then outlive its end; one that lets go of a tensor while Python ends aborts.
         importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("cpu:gloo,cuda:nccl" if asked.type == "cuda" else "gloo")
