@@ -3,8 +3,6 @@
 // run_backward for a device, and calls mixture_cases().
 #pragma once
 
-#include <cuda_bf16.h>
-
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -13,6 +11,7 @@
 #include <vector>
 
 #include "check.h"
+#include "map_types.h"
 #include "mixture.h"
 
 using namespace snsoftmax;
@@ -25,27 +24,6 @@ const char* run_backward(const MixtureArgs& args, const void* weights, const voi
                          void* grad_weights, bool training);
 
 namespace {
-
-// ---- element types ----
-
-template <class T>
-struct Traits {
-  using Op = T;
-  static constexpr DType dtype = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
-  static constexpr double unit = sizeof(T) == 8 ? 0x1p-53 : 0x1p-24;  // of the arithmetic
-  static constexpr double store_unit = unit;                          // of the maps
-  static double get(T x) { return static_cast<double>(x); }
-  static T make(double x) { return static_cast<T>(x); }
-};
-template <>
-struct Traits<__nv_bfloat16> {
-  using Op = float;
-  static constexpr DType dtype = DType::kBFloat16;
-  static constexpr double unit = 0x1p-24;
-  static constexpr double store_unit = 0x1p-8;
-  static double get(__nv_bfloat16 x) { return static_cast<double>(__bfloat162float(x)); }
-  static __nv_bfloat16 make(double x) { return __float2bfloat16_rn(static_cast<float>(x)); }
-};
 
 // ---- cases ----
 

@@ -1,6 +1,5 @@
 // The CUDA kernels of what leaves a node, on the thread rig, against the formulas in
 // rectify_average.h in double. The argument "few" is for the slow sanitizers.
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -13,28 +12,12 @@
 #include <vector>
 
 #include "check.h"
+#include "map_types.h"
 #include "rectify_average.h"
 
 using namespace snsoftmax;
 
 namespace {
-
-template <class T>
-struct Traits {
-  static constexpr DType dtype = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
-  static constexpr double unit = sizeof(T) == 8 ? 0x1p-53 : 0x1p-24;  // of the arithmetic
-  static constexpr double store_unit = unit;                          // of the maps
-  static double get(T x) { return static_cast<double>(x); }
-  static T make(double x) { return static_cast<T>(x); }
-};
-template <>
-struct Traits<__nv_bfloat16> {
-  static constexpr DType dtype = DType::kBFloat16;
-  static constexpr double unit = 0x1p-24;
-  static constexpr double store_unit = 0x1p-8;
-  static double get(__nv_bfloat16 x) { return static_cast<double>(__bfloat162float(x)); }
-  static __nv_bfloat16 make(double x) { return __float2bfloat16_rn(static_cast<float>(x)); }
-};
 
 struct Case {
   int64_t images = 2;
