@@ -213,23 +213,36 @@ def run(program: Path) -> tuple[int, str]:
     return result.returncode, result.stdout + result.stderr
 
 
+def is_of(path: Path, operator: str) -> bool:
+    return path.name.startswith(operator) and "_cpu" not in path.name
+
+
+def places(mutant: Mutant) -> list[str]:
+    """The file of each place that the mutant would break."""
+    return [
+        path.name
+        for path in KERNELS.iterdir()
+        if is_of(path, mutant.operator)
+        for _ in range(path.read_text().count(mutant.old))
+    ]
+
+
 def verdict(
     compiler: str, operator: str, mutant: Mutant | None, kind: str, tests: list[Path]
 ) -> str:
     """What went wrong, or an empty string; `tests` are the objects of the unbroken headers."""
+    broken = [] if mutant is None else places(mutant)
+    if mutant is not None and len(broken) != 1:
+        return f"{mutant.old!r} occurs {len(broken)} times, not once"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kernels = folder / "kernels"
         kernels.mkdir()
-        broken: list[str] = []
         for path in KERNELS.iterdir():
             text = path.read_text()
-            if mutant is not None and path.name.startswith(operator) and "_cpu" not in path.name:
-                broken += [path.name] * text.count(mutant.old)
+            if mutant is not None and is_of(path, operator):
                 text = text.replace(mutant.old, mutant.new)
             (kernels / path.name).write_text(text)
-        if mutant is not None and len(broken) != 1:
-            return f"{mutant.old!r} occurs {len(broken)} times, not once"
         if broken == ["sn_softmax_plan.h"]:
             tests = compile_tests(compiler, kind, operator, kernels, folder / "tests")
         code, output = run(build(compiler, kind, operator, kernels, tests, folder))
