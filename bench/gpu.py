@@ -88,10 +88,11 @@ def run(name: str, command: list[str], limit: float, **environment: str) -> Step
         code, output = 124, f"{printed}\nstopped after {limit:.0f} seconds"
     seconds = time.perf_counter() - start
     tail = "\n".join(output.splitlines()[-40:])
+    shown = " ".join(command).replace(PYTHON, "python")
     result_is = "done" if code == 0 else f"failed ({code})"
-    print(f"== {name}: {' '.join(command)}\n{tail}\n== {name}: {result_is} in {seconds:.0f} s")
+    print(f"== {name}: {shown}\n{tail}\n== {name}: {result_is} in {seconds:.0f} s")
     sys.stdout.flush()
-    return Step(name, " ".join(command), code, round(seconds, 1), tail)
+    return Step(name, shown, code, round(seconds, 1), tail)
 
 
 def checks() -> list[Step]:
