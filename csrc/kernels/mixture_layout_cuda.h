@@ -102,16 +102,19 @@ __device__ __forceinline__ typename Pack<T, V>::Memory read(const MixtureMap& ma
   return Pack<T, V>::read(static_cast<const T*>(map.data) + pixel * map.stride + channel);
 }
 
-/// V numbers in a row, which are 16-byte vectors where V is the width of a pack.
+/// Of V numbers in a row, how many make a 16-byte vector; 1 where V is not the width of a pack.
+template <class S, int V>
+constexpr int kVector = V * sizeof(S) % 16 == 0 ? 16 / static_cast<int>(sizeof(S)) : 1;
+
 template <class S, int V>
 __device__ __forceinline__ Pack<S, V> coefficients(const S* from) {
-  constexpr int kVector = V * sizeof(S) % 16 == 0 ? 16 / static_cast<int>(sizeof(S)) : 1;
+  constexpr int kWidth = kVector<S, V>;
   Pack<S, V> pack;
 #pragma unroll
-  for (int v = 0; v < V; v += kVector) {
-    const auto vector = Pack<S, kVector>::read(from + v);
+  for (int v = 0; v < V; v += kWidth) {
+    const auto vector = Pack<S, kWidth>::read(from + v);
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) pack.lane[v + i] = vector.element[i];
+    for (int i = 0; i < kWidth; ++i) pack.lane[v + i] = vector.element[i];
   }
   return pack;
 }

@@ -95,12 +95,12 @@ class Columns {
   }
 
   static __device__ __forceinline__ void put(E* to, const E (&row)[V]) {
-    constexpr int kVector = V * sizeof(E) % 16 == 0 ? 16 / static_cast<int>(sizeof(E)) : 1;
+    constexpr int kWidth = kVector<E, V>;
 #pragma unroll
-    for (int v = 0; v < V; v += kVector) {
-      Pack<E, kVector> vector;
+    for (int v = 0; v < V; v += kWidth) {
+      Pack<E, kWidth> vector;
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) vector.lane[i] = row[v + i];
+      for (int i = 0; i < kWidth; ++i) vector.lane[i] = row[v + i];
       vector.store(to + v);
     }
   }

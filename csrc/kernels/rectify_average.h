@@ -26,10 +26,18 @@ struct RowsArgs {
   int64_t channels = 0;
 };
 
-/// The gradients of `count` readers.
+/// A number in the device's memory at `data`, or `value` where that is null.
+struct Weight {
+  const void* data = nullptr;
+  DType dtype = DType::kFloat64;
+  double value = 1.0;
+};
+
+/// The gradients of `count` readers. The arrays are the host's, read before a call returns; the
+/// weights of maps on a CPU are values.
 struct Readers {
   const void* const* maps = nullptr;
-  const double* weights = nullptr;  ///< null: all 1
+  const Weight* weights = nullptr;  ///< null: all 1
   int64_t count = 0;
 };
 
@@ -44,20 +52,6 @@ void rectify_average_backward_cpu(const RowsArgs& args, const void* rectified,
                                   const Readers& of_averaged, void* grad, int64_t begin,
                                   int64_t end);
 
-/// A number in the device's memory at `data`, or `value` where that is null.
-struct DeviceWeight {
-  const void* data = nullptr;
-  DType dtype = DType::kFloat64;
-  double value = 1.0;
-};
-
-/// As Readers, with maps on the device. The arrays are the host's, read before a call returns.
-struct DeviceReaders {
-  const void* const* maps = nullptr;
-  const DeviceWeight* weights = nullptr;  ///< null: all 1
-  int64_t count = 0;
-};
-
 // ---- CUDA: all rows of `images` images in one launch on `stream` (a cudaStream_t), or one for
 // each kMaxReadersCuda readers. They return null, or a message where a launch failed. Weights are
 // read by the kernel, sums have a fixed order: a call can be captured, same input, same bits. ----
@@ -68,9 +62,8 @@ const char* rectify_average_cuda(const RowsArgs& args, int64_t images, const voi
                                  void* rectified, void* averaged, void* stream);
 
 const char* rectify_average_backward_cuda(const RowsArgs& args, int64_t images,
-                                          const void* rectified, const DeviceReaders& of_identity,
-                                          const DeviceReaders& of_rectified,
-                                          const DeviceReaders& of_averaged, void* grad,
-                                          void* stream);
+                                          const void* rectified, const Readers& of_identity,
+                                          const Readers& of_rectified, const Readers& of_averaged,
+                                          void* grad, void* stream);
 
 }  // namespace snsoftmax

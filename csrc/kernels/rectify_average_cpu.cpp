@@ -97,7 +97,7 @@ struct Rows {
     V v{};
     for (int64_t n = 0; n < readers.count; ++n) {
       const V g = get(static_cast<const T*>(readers.maps[n]) + i);
-      v += readers.weights == nullptr ? g : g * static_cast<S>(readers.weights[n]);
+      v += readers.weights == nullptr ? g : g * static_cast<S>(readers.weights[n].value);
     }
     return v;
   }

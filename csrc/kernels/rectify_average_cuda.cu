@@ -136,14 +136,14 @@ __global__ void __launch_bounds__(kThreads)
 /// Readers of x itself, then of its average, then of `rectified`, whose weights are all 1.
 struct Batch {
   const void* maps[kMaxReadersCuda];
-  DeviceWeight weights[kMaxReadersCuda];
+  Weight weights[kMaxReadersCuda];
   int of_identity;
   int of_averaged;
   int of_rectified;
 };
 
 template <class S>
-__device__ __forceinline__ S read(const DeviceWeight& weight) {
+__device__ __forceinline__ S read(const Weight& weight) {
   if (weight.data == nullptr) return static_cast<S>(weight.value);
   switch (weight.dtype) {
     case DType::kFloat64:
@@ -273,7 +273,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 2)
 
 bool aligned(const void* map) { return reinterpret_cast<uintptr_t>(map) % 16 == 0; }
 
-bool aligned(const DeviceReaders& readers) {
+bool aligned(const Readers& readers) {
   return std::all_of(readers.maps, readers.maps + readers.count,
                      [](const void* map) { return aligned(map); });
 }
@@ -336,10 +336,9 @@ const char* rectify_average_cuda(const RowsArgs& args, int64_t images, const voi
 }
 
 const char* rectify_average_backward_cuda(const RowsArgs& args, int64_t images,
-                                          const void* rectified, const DeviceReaders& of_identity,
-                                          const DeviceReaders& of_rectified,
-                                          const DeviceReaders& of_averaged, void* grad,
-                                          void* stream) {
+                                          const void* rectified, const Readers& of_identity,
+                                          const Readers& of_rectified, const Readers& of_averaged,
+                                          void* grad, void* stream) {
   const bool whole = aligned(rectified) && aligned(grad) && aligned(of_identity) &&
                      aligned(of_rectified) && aligned(of_averaged);
   return dispatch(
@@ -358,13 +357,13 @@ const char* rectify_average_backward_cuda(const RowsArgs& args, int64_t images,
           accumulate = true;
           return error;
         };
-        const auto add = [&](const DeviceReaders& readers, int& count) -> const char* {
+        const auto add = [&](const Readers& readers, int& count) -> const char* {
           for (int64_t i = 0; i < readers.count; ++i) {
             if (held == kMaxReadersCuda) {
               if (const char* const error = run()) return error;
             }
             batch.maps[held] = readers.maps[i];
-            batch.weights[held] = readers.weights != nullptr ? readers.weights[i] : DeviceWeight{};
+            batch.weights[held] = readers.weights != nullptr ? readers.weights[i] : Weight{};
             ++held;
             ++count;
           }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../kernels/convolve.h"
+#include "dtype.h"
 
 namespace snsoftmax {
 
@@ -80,7 +81,7 @@ void check_backward_weight(TensorList grads, const Tensor& x, int64_t kernel) {
 ConvolveArgs arguments(const Tensor& map, int64_t inputs, int64_t outputs, size_t edges,
                        int64_t kernel) {
   ConvolveArgs args;
-  args.dtype = map.scalar_type() == at::kDouble ? DType::kFloat64 : DType::kFloat32;
+  args.dtype = *kernel_dtype(map.scalar_type());
   args.images = map.size(0);
   args.height = map.size(2);
   args.width = map.size(3);

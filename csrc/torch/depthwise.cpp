@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../kernels/depthwise.h"
+#include "dtype.h"
 
 namespace snsoftmax {
 
@@ -40,9 +41,7 @@ void check(const Tensor& map, const c10::SymInt& channels, const Tensor& weight,
 DepthwiseArgs arguments(const Tensor& like, int64_t height, int64_t width, int64_t kernel,
                         int64_t stride, int64_t dilation) {
   DepthwiseArgs args;
-  args.dtype = like.scalar_type() == at::kDouble     ? DType::kFloat64
-               : like.scalar_type() == at::kBFloat16 ? DType::kBFloat16
-                                                     : DType::kFloat32;
+  args.dtype = *kernel_dtype(like.scalar_type());
   args.height = height;
   args.width = width;
   args.channels = like.size(1);

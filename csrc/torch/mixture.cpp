@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "../kernels/mixture.h"
+#include "dtype.h"
 #include "mixture_checks.h"
 
 namespace snsoftmax {
@@ -67,9 +68,7 @@ MixtureMap writable(const char* name, const Tensor& map) {
 
 MixtureArgs arguments(const Tensor& like, TensorList normalized, TensorList plain, Maps& maps) {
   MixtureArgs args;
-  args.dtype = like.scalar_type() == at::kDouble     ? DType::kFloat64
-               : like.scalar_type() == at::kBFloat16 ? DType::kBFloat16
-                                                     : DType::kFloat32;
+  args.dtype = *kernel_dtype(like.scalar_type());
   args.channels = like.size(1);
   args.pixels = like.size(0) * like.size(2) * like.size(3);
   args.normalized = static_cast<int>(normalized.size());

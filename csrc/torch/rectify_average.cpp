@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../kernels/rectify_average.h"
+#include "dtype.h"
 
 namespace snsoftmax {
 
@@ -32,24 +33,9 @@ void check(const Tensor& x) {
                    "x must be float32, float64 or bfloat16, but is ", x.scalar_type());
 }
 
-std::optional<DType> dtype_of(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat:
-      return DType::kFloat32;
-    case at::kDouble:
-      return DType::kFloat64;
-    case at::kBFloat16:
-      return DType::kBFloat16;
-    case at::kHalf:
-      return DType::kFloat16;
-    default:
-      return std::nullopt;
-  }
-}
-
 RowsArgs arguments(const Tensor& x) {
   RowsArgs args;
-  args.dtype = *dtype_of(x.scalar_type());
+  args.dtype = *kernel_dtype(x.scalar_type());
   args.height = x.size(2);
   args.width = x.size(3);
   args.channels = x.size(1);
@@ -145,7 +131,7 @@ struct Held {
   std::vector<Tensor> maps;
   std::vector<const void*> data;
   std::vector<Tensor> device_weights;
-  std::vector<DeviceWeight> weights;
+  std::vector<Weight> weights;
 
   Held(const Tensor& like, TensorList grads, TensorList given_weights = {}) {
     for (const Tensor& g : grads) {
@@ -155,14 +141,17 @@ struct Held {
     for (const Tensor& w : given_weights) weights.push_back(weight(w));
   }
 
-  DeviceWeight weight(const Tensor& w) {
+  Weight weight(const Tensor& w) {
     if (!w.is_cuda()) return {nullptr, DType::kFloat64, w.item<double>()};
-    const auto dtype = dtype_of(w.scalar_type());
+    const auto dtype = kernel_dtype(w.scalar_type());
     device_weights.push_back(dtype ? w : w.to(at::kDouble));
     return {device_weights.back().const_data_ptr(), dtype.value_or(DType::kFloat64), 0.0};
   }
 
-  int64_t count() const { return static_cast<int64_t>(data.size()); }
+  Readers readers() const {
+    return {data.data(), weights.empty() ? nullptr : weights.data(),
+            static_cast<int64_t>(data.size())};
+  }
 };
 
 Tensor rectify_average_backward(const Gradient& rectified, TensorList through_relu,
@@ -178,30 +167,17 @@ Tensor rectify_average_backward(const Gradient& rectified, TensorList through_re
   Tensor grad = at::empty_like(like, like.options().memory_format(kLayout));
 #ifdef SNSOFTMAX_WITH_CUDA
   if (grad.is_cuda()) {
-    const auto readers = [](const Held& held) {
-      return DeviceReaders{held.data.data(), held.weights.empty() ? nullptr : held.weights.data(),
-                           held.count()};
-    };
     on_device(grad, [&](void* stream) {
       return rectify_average_backward_cuda(arguments(grad), grad.size(0), gate,
-                                           readers(of_identity), readers(of_rectified),
-                                           readers(of_averaged), grad.mutable_data_ptr(), stream);
+                                           of_identity.readers(), of_rectified.readers(),
+                                           of_averaged.readers(), grad.mutable_data_ptr(), stream);
     });
     return grad;
   }
 #endif
-  std::vector<double> numbers;
-  numbers.reserve(of_identity.weights.size() + of_averaged.weights.size());
-  const auto readers = [&](const Held& held) {
-    const double* const first = numbers.data() + numbers.size();
-    for (const DeviceWeight& w : held.weights) numbers.push_back(w.value);
-    return Readers{held.data.data(), held.weights.empty() ? nullptr : first, held.count()};
-  };
-  const Readers identities = readers(of_identity);
-  const Readers rectifieds = readers(of_rectified);
-  const Readers averages = readers(of_averaged);
   over_rows(grad, [&](int64_t begin, int64_t end) {
-    rectify_average_backward_cpu(arguments(grad), gate, identities, rectifieds, averages,
+    rectify_average_backward_cpu(arguments(grad), gate, of_identity.readers(),
+                                 of_rectified.readers(), of_averaged.readers(),
                                  grad.mutable_data_ptr(), begin, end);
   });
   return grad;

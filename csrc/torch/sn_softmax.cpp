@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../kernels/sn_softmax.h"
+#include "dtype.h"
 #include "result.h"
 #ifdef SNSOFTMAX_WITH_CUDA
 #include <c10/cuda/CUDAGuard.h>
@@ -23,19 +24,6 @@ namespace {
 
 at::ScalarType opmath(at::ScalarType type) {
   return type == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-DType kernel_type(at::ScalarType type) {
-  switch (type) {
-    case at::kDouble:
-      return DType::kFloat64;
-    case at::kHalf:
-      return DType::kFloat16;
-    case at::kBFloat16:
-      return DType::kBFloat16;
-    default:
-      return DType::kFloat32;
-  }
 }
 
 // ------------------------------------------------------------ checks
@@ -167,7 +155,7 @@ Temperature bind(const TemperatureArg& arg, const Tensor& logits, const Rows& ro
 KernelCall kernel_call(const Tensor& logits, const SNSoftmaxParams& params, const Rows& rows,
                        int64_t dim) {
   KernelCall call;
-  call.args.dtype = kernel_type(logits.scalar_type());
+  call.args.dtype = *kernel_dtype(logits.scalar_type());
   call.args.outer = rows.outer;
   call.args.size = rows.size;
   call.args.inner = rows.inner;

@@ -82,11 +82,11 @@ using Maps = std::vector<std::unique_ptr<Map<T>>>;
 struct Weights {
   std::vector<double> values;
   std::vector<std::vector<unsigned char>> memory;
-  std::vector<DeviceWeight> weights;
+  std::vector<Weight> weights;
 
   void add(double value) {
     const auto kind = weights.size() % 5;
-    DeviceWeight weight;
+    Weight weight;
     const auto hold = [&](DType dtype, auto typed) {
       memory.emplace_back(sizeof typed);
       std::memcpy(memory.back().data(), &typed, sizeof typed);
@@ -115,7 +115,7 @@ struct Group {
       weights.add(0.125 * (first + 3 * i % 7) - 0.5);
     }
   }
-  DeviceReaders readers(bool weighted = true) const {
+  Readers readers(bool weighted = true) const {
     return {pointers.data(), weighted ? weights.weights.data() : nullptr,
             static_cast<int64_t>(pointers.size())};
   }

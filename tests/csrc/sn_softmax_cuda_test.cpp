@@ -136,11 +136,11 @@ void all() {
     c.smooth = Smooth::kNone;
     run_all_types(c);
   }
-  const auto long_rows = [](std::initializer_list<int64_t> sizes) {
+  const auto long_rows = [](int64_t outer, std::initializer_list<int64_t> sizes) {
     for (int64_t size : sizes) {
       Case c;
       c.size = size;
-      c.outer = 5;
+      c.outer = outer;
       c.logits = Logits::kRising;
       run_all_types(c);
       c.smooth = Smooth::kNone;
@@ -149,27 +149,11 @@ void all() {
     }
   };
   use_older_device();
-  long_rows({4096, 16001});  // streams, kept whole or in part
+  long_rows(5, {4096, 16001});  // streams, kept whole or in part
   use_tiny_device();
-  long_rows({2047, 2048, 3500, 4096, 9001});    // registers, streams, clusters
-  for (int64_t size : {16000, 30001, 70000}) {  // larger clusters, and rows that no cluster keeps
-    Case c;
-    c.size = size;
-    c.outer = 4;
-    c.logits = Logits::kRising;
-    run_all_types(c);
-    c.smooth = Smooth::kNone;
-    run_all_types(c);
-  }
-  for (int64_t size : {16384, 50257, 65537}) {  // few rows: split; the rest: streams
-    Case c;
-    c.size = size;
-    c.outer = 2;
-    c.logits = Logits::kRising;
-    run_all_types(c);
-    c.smooth = Smooth::kNone;
-    run_all_types(c);
-  }
+  long_rows(5, {2047, 2048, 3500, 4096, 9001});  // registers, streams, clusters
+  long_rows(4, {16000, 30001, 70000});           // larger clusters, and rows that none keeps
+  long_rows(2, {16384, 50257, 65537});           // few rows: split; the rest: clusters
   // Temperatures, from a value and from memory, and both smooth terms.
   for (int64_t size : {5, 8, 100, 700, 9000, 70000})
     for (double t : {1e6, 1.0, 1e-3, 1e-4, 1e-6})
