@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.reproduction import STUDIES, load
-from bench.step import CLASSES, Size, Step, fast_step
+from bench.step import CLASSES, Size, Step, fast_step, on_gpu
 from bench.timing import RESULTS, alternate, machine, timer, write_json
 from darts import evaluation_config as evaluation
 from darts.capture import WARM_UP
@@ -33,11 +33,6 @@ LARGE = ("imagenet",)
 BATCH, LARGE_BATCH = 8, 1
 """Images in the steps that are measured on a CPU."""
 RUNS = 3
-
-
-def on_gpu() -> bool:
-    """Whether steps are measured on a GPU."""
-    return torch.get_default_device().type == "cuda"
 
 
 def seconds(step: Step) -> float:
@@ -102,11 +97,11 @@ class Meter:
         space = get_space(cell.config["space"])
         some = space.derive({name: torch.ones(c.shape) for name, c in space.cells.items()})
         settings = evaluation.configure(**{**overrides, "genotype": str(some)})
-        batch = LARGE_BATCH if settings.data.source in LARGE else BATCH
-        batch = settings.data.batch_size if on_gpu() else batch
+        small = LARGE_BATCH if settings.data.source in LARGE else BATCH
+        batch = settings.data.batch_size if on_gpu() else small
         network = settings.network
-        key = f"training step, {space.name}, C={network.channels}, N={network.cells}"
-        key += f", batch {batch}"
+        size = f"C={network.channels}, N={network.cells}, batch {batch}"
+        key = f"training step, {space.name}, {size}"
         key += f", {settings.data.source}" if settings.data.source in LARGE else ""
         image = self._once(key, lambda: training_step(space, settings, batch), batch)
         return image * IMAGES[settings.data.source] * settings.training.epochs

@@ -68,6 +68,8 @@ def require_gpu() -> torch.device:
 
 def run(name: str, command: list[str], limit: float, **environment: str) -> Step:
     """Run a command of at most `limit` seconds from the repository's root."""
+    shown = " ".join(command).replace(PYTHON, "python")
+    print(f"== {name}: {shown}", flush=True)
     start = time.perf_counter()
     try:
         result = subprocess.run(
@@ -88,10 +90,8 @@ def run(name: str, command: list[str], limit: float, **environment: str) -> Step
         code, output = 124, f"{printed}\nstopped after {limit:.0f} seconds"
     seconds = time.perf_counter() - start
     tail = "\n".join(output.splitlines()[-40:])
-    shown = " ".join(command).replace(PYTHON, "python")
     result_is = "done" if code == 0 else f"failed ({code})"
-    print(f"== {name}: {shown}\n{tail}\n== {name}: {result_is} in {seconds:.0f} s")
-    sys.stdout.flush()
+    print(f"{tail}\n== {name}: {result_is} in {seconds:.0f} s", flush=True)
     return Step(name, shown, code, round(seconds, 1), tail)
 
 

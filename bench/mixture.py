@@ -21,7 +21,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.timing import RESULTS, alternate, graphed, machine, timer, write_json
+from bench.timing import (
+    RESULTS,
+    alternate,
+    graphed,
+    leave_default_stream,
+    machine,
+    timer,
+    write_json,
+)
 from snsoftmax import mixture
 
 SHAPES = [(16, 32), (32, 16), (64, 8)]
@@ -73,7 +81,7 @@ def measure(
     repeats = 1
     if device.type == "cuda":
         repeats = 10
-        torch.cuda.set_stream(torch.cuda.Stream(device))  # the default one records nothing
+        leave_default_stream(device)
         calls = [graphed(call, repeats) for call in calls]
     fused, eager, copied = (t / repeats for t in alternate(calls, runs, timer(device)))
     passes = (2 * k + plain + 1) + (2 * k + plain + 2) + (k + plain)

@@ -27,6 +27,7 @@ from bench.timing import (
     alternate,
     device_and_target,
     graphed,
+    leave_default_stream,
     machine,
     option_parser,
     timer,
@@ -101,10 +102,7 @@ class Case:
 
 def measure(name: str, dtype: str, device: torch.device, runs: int) -> list[dict[str, Any]]:
     """Every pass of one case: microseconds of each variant, and the floor."""
-    if (
-        device.type == "cuda"
-    ):  # backward runs where forward did, and the default stream records none
-        torch.cuda.set_stream(torch.cuda.Stream(device))
+    leave_default_stream(device)
     shape = CASES[name]
     case = Case(shape, DTYPES[dtype], device)
     torch._dynamo.reset()

@@ -59,6 +59,11 @@ class Row:
         return statistics.median(self.times)
 
 
+def on_gpu() -> bool:
+    """Whether steps are made for a GPU, which is then the default device."""
+    return torch.get_default_device().type == "cuda"
+
+
 def batches(size: Size) -> tuple[Batch, Batch]:
     """Random training and validation images and labels."""
     torch.manual_seed(0)
@@ -210,7 +215,7 @@ def timed(step: Step) -> float:
 
 def peak_bytes(step: Step) -> int:
     """Most bytes that tensors made during a step hold at once."""
-    if torch.get_default_device().type == "cuda":
+    if on_gpu():
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
         step()
@@ -346,11 +351,11 @@ def variants(size: Size, peer_path: Path | None) -> dict[str, Step]:
     if peer_path is not None:
         steps["AutoDL-Projects, float32"] = peer(peer_path, size).step
     steps["module per operation, float32"] = conventional_step(NB201, size)
-    if torch.get_default_device().type == "cuda":
+    if on_gpu():
         steps["module per operation, bfloat16"] = conventional_step(NB201, size, bf16)
     steps["float32"] = fast_step(NB201, size)
     steps["bfloat16"] = fast_step(NB201, size, bf16)
-    if torch.get_default_device().type == "cuda":
+    if on_gpu():
         steps["float32, captured"] = fast_step(NB201, size, captured=True)
         steps["bfloat16, captured"] = fast_step(NB201, size, bf16, captured=True)
         return steps

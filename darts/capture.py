@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from darts import parallel
+
 Tensors = Sequence[Tensor]
 WARM_UP = 3
 """Steps before the recording, in which optimisers and libraries allocate what they keep."""
@@ -19,13 +21,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float, device: str
         group["lr"] = torch.as_tensor(group["lr"], device=device).fill_(rate)
 
 
+def captures(device: torch.device) -> bool:
+    """Whether steps on ``device`` are recorded: on a GPU, in one process."""
+    return device.type == "cuda" and parallel.world() == 1
+
+
 class CapturedStep:
     """``step(*inputs) -> tensors``, on CUDA recorded once and then replayed as one launch.
 
     The first ``WARM_UP`` calls just run. What ``step`` reads besides ``inputs`` (parameters,
     temperature, learning rate) must stay where it is and change in place: an optimiser needs
     ``fused=True``, Adam ``capturable=True`` too, and a rate that changes is a device tensor. Inputs
-    of another shape than the recorded ones, and other devices, run the step itself.
+    of another shape than the recorded ones, and where nothing `captures`, run the step itself.
 
     ``generator``: draws made in the step besides those of the device's default generator.
     """
@@ -42,7 +49,7 @@ class CapturedStep:
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Run the step on ``inputs``."""
-        if inputs[0].device.type != "cuda":
+        if not captures(inputs[0].device):
             return list(self._step(*inputs))
         self._calls += 1
         if self._calls <= WARM_UP:

@@ -165,8 +165,7 @@ class Training:
         for batch in self.batches.epoch():
             rate = self.learning_rate(epoch + (self.batches.position - 1) / steps)
             set_learning_rate(self.optimizer, rate, self.config.device)
-            alone = parallel.world() == 1
-            self._outcomes.append(captured(*batch)[0] if alone else self._step(batch))
+            self._outcomes.append(captured(*batch)[0])
             if keeper:
                 keeper.step_done()
         self.check_finite()

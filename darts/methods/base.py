@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from darts import parallel
+from darts.capture import captures
 from darts.config import ConfigError, SearchConfig, build, nearest
 from darts.plugins import imported
 from darts.step import Outcome, frozen
@@ -131,8 +131,8 @@ class Method:
 
     @property
     def captured(self) -> bool:
-        """Whether steps are CUDA graphs here: on a GPU, in one process, where `capturable`."""
-        return self.capturable and self.device.type == "cuda" and parallel.world() == 1
+        """Whether the method's steps are CUDA graphs here."""
+        return self.capturable and captures(self.device)
 
     # ------------------------------------------------------------------ weights
 
