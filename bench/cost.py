@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from bench.reproduction import STUDIES, load
 from bench.step import CLASSES, Size, Step, fast_step, on_gpu
 from bench.timing import RESULTS, alternate, machine, timer, write_json
-from darts import evaluation_config as evaluation
-from darts.capture import WARM_UP
-from darts.network import build_network
+from darts.devices.capture import WARM_UP
+from darts.networks.network import build_network
 from darts.spaces import Space, get_space
 from darts.study import Cell, read_study
+from darts.training import evaluation_config as evaluation
 
 IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257, "imagenet": 1_281_167}
 """Training images of each data set."""

@@ -19,7 +19,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from darts.schedules import ets, lts
+from darts.methods.schedules import ets, lts
 from snsoftmax import sn_softmax
 
 EXPECTATION = 4e-4  # E(a) of 1e-3 N(0, 1) over positive a: section 2.2

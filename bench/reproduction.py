@@ -22,8 +22,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from bench.timing import RESULTS, write_json
-from darts.figures import PALETTE
-from darts.nb201 import PUBLISHED
+from darts.benchmark.nb201 import PUBLISHED
+from darts.results.figures import PALETTE
 from darts.study import markdown, read_study, table
 
 PROFILE = "cpu"

@@ -24,10 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from bench.timing import RESULTS, machine, timer, write_json
-from darts.capture import WARM_UP, CapturedStep
+from darts.devices.capture import WARM_UP, CapturedStep
 from darts.spaces import DARTS, NB201, Space
-from darts.step import Batch, arch_step, weight_step
 from darts.supernet import build_supernet, live_operations
+from darts.supernet.step import Batch, arch_step, weight_step
 from tests.reference.supernet import ReferenceSupernet
 
 Step = Callable[[], object]

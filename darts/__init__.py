@@ -1,11 +1,11 @@
 """Differentiable architecture search on one fast supernet."""
 
-from darts.genotype import Genotype, genotype_string
-from darts.network import build_network
+from darts.networks.genotype import Genotype, genotype_string
+from darts.networks.network import build_network
 from darts.recipes import configure
-from darts.search import Callback, Result, Search, search
 from darts.spaces import SPACES, Cell, Space, get_space
 from darts.supernet import Supernet, build_supernet
+from darts.training.search import Callback, Result, Search, search
 
 __all__ = [
     "SPACES",

@@ -12,7 +12,7 @@ import yaml
 
 from darts.config import ConfigError, merge, nested, settings
 from darts.errors import UserError, on_one_line
-from darts.run_folder import RunFolder
+from darts.results.run_folder import RunFolder
 
 
 def declare(parser: argparse.ArgumentParser, config: type[Any], flags: Mapping[str, str]) -> None:

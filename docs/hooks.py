@@ -115,7 +115,7 @@ def methods_page() -> str:
 def settings_page() -> str:
     """Tables of every setting of a search and of an evaluation, then the commands' own help."""
     from darts.config import SearchConfig
-    from darts.evaluation_config import EvaluationConfig
+    from darts.training.evaluation_config import EvaluationConfig
 
     return "\n".join(
         [

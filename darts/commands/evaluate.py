@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from darts import options
-from darts.checkpoint import Stopped
-from darts.evaluate import evaluate
-from darts.evaluation_config import EvaluationConfig, configure
+from darts.training.checkpoint import Stopped
+from darts.training.evaluate import evaluate
+from darts.training.evaluation_config import EvaluationConfig, configure
 
 FLAGS = {
     "data": "data.source",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from darts.export import export
+from darts.training.export import export
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from darts.benchmark.nb201 import DATASETS, SIZE, TITLES, Table
+from darts.benchmark.nb201_import import import_official
 from darts.errors import UserError
-from darts.evaluation_config import parse
-from darts.nb201 import DATASETS, SIZE, TITLES, Table
-from darts.nb201_import import import_official
+from darts.training.evaluation_config import parse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from darts.report import write_figures, write_report
+from darts.results.report import write_figures, write_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,14 +12,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from darts import evaluate, options
-from darts.checkpoint import Stopped
+from darts import options
 from darts.config import ConfigError, SearchConfig
 from darts.methods import METHODS
-from darts.progress import Progress
 from darts.recipes import configure
-from darts.search import Callback, Result, Search
-from darts.tensorboard import TensorBoard
+from darts.training import evaluate
+from darts.training.checkpoint import Stopped
+from darts.training.progress import Progress
+from darts.training.search import Callback, Result, Search
+from darts.training.tensorboard import TensorBoard
 
 FLAGS = {
     "data": "data.source",

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from darts.capture import captures
 from darts.config import ConfigError, SearchConfig, build, nearest
+from darts.devices.capture import captures
 from darts.plugins import imported
-from darts.step import Outcome, frozen
+from darts.supernet.step import Outcome, frozen
 from snsoftmax import sn_softmax
 
 if TYPE_CHECKING:
     from darts.data import Batch
-    from darts.genotype import Genotype
+    from darts.networks.genotype import Genotype
     from darts.spaces import Space
     from darts.supernet import Supernet
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from darts.config import setting
 from darts.methods.base import Method, Step, register
-from darts.step import unrolled_arch_step
+from darts.supernet.step import unrolled_arch_step
 
 
 @register("darts-v2", "DARTS, second order")

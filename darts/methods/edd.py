@@ -25,8 +25,8 @@ import torch
 
 from darts.config import SearchConfig, setting
 from darts.methods.base import Weights, register
+from darts.methods.schedules import INITIAL_EXPECTATION, EDDPlan, EDDState, edd_update
 from darts.methods.tempered import Tempered
-from darts.schedules import INITIAL_EXPECTATION, EDDPlan, EDDState, edd_update
 from darts.spaces import Space
 from snsoftmax import sn_softmax
 

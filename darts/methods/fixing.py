@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from darts.genotype import KEPT_EDGES
 from darts.methods.base import Method, Weights
+from darts.networks.genotype import KEPT_EDGES
 
 OPEN, REMOVED = -1, -2
 """An undecided edge; an edge that is left out. Other numbers are the index of the operation."""

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darts import schedules
 from darts.config import setting
+from darts.methods import schedules
 from darts.methods.base import Loss, Method, Weights, one_hot, register
 from darts.spaces import Space
 from snsoftmax import sn_softmax

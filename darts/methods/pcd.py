@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from darts import schedules
 from darts.config import setting
+from darts.methods import schedules
 from darts.methods.base import register
 from darts.methods.tempered import Tempered
 from darts.spaces import Space

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import torch
 
 from darts.config import setting
-from darts.genotype import KEPT_EDGES
 from darts.methods.base import Trainer, Weights
 from darts.methods.fixing import REMOVED, Fixing
+from darts.networks.genotype import KEPT_EDGES
 from darts.spaces import Space
 
 

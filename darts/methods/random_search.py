@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from darts.config import setting
-from darts.genotype import KEPT_EDGES, Genotype
 from darts.methods.base import Method, Step, Trainer, Weights, one_hot, register
+from darts.networks.genotype import KEPT_EDGES, Genotype
 from darts.spaces import Space
 
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from darts.config import setting
-from darts.hessian import largest_eigenvalue
 from darts.methods.base import Method, Trainer, register
-from darts.schedules import linear
+from darts.methods.hessian import largest_eigenvalue
+from darts.methods.schedules import linear
 from darts.spaces import Space
 from darts.supernet import Supernet
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from darts.config import setting
 from darts.methods.base import Loss, Method, Step, Weights, one_hot, register
 from darts.spaces import Space
-from darts.step import frozen
+from darts.supernet.step import frozen
 
 
 def project(row: Tensor) -> Tensor:

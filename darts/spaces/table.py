@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from darts.operations import OPERATIONS
+from darts.networks.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from darts.genotype import Genotype
+    from darts.networks.genotype import Genotype
 
 Edge = tuple[int, int]
 """(source node, target node)."""
@@ -97,7 +97,7 @@ class Space:
 
     def derive(self, weights: Mapping[str, Tensor]) -> Genotype:
         """The discrete architecture of β (Eq. 2), one [edges, operations] tensor per cell type."""
-        from darts.genotype import derive
+        from darts.networks.genotype import derive
 
         return derive(self, weights)
 

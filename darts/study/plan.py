@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from darts import evaluation_config as evaluation
+from darts.benchmark.nb201 import DATASETS, TITLES
 from darts.config import ConfigError, SearchConfig, as_dict, merge, nearest
 from darts.methods import get_method
-from darts.nb201 import DATASETS, TITLES
 from darts.options import read_yaml
 from darts.recipes import configure
 from darts.spaces import get_space
+from darts.training import evaluation_config as evaluation
 
 FOLDER = "studies"
 """Where a study that is called by its name alone lies: here, or beside the package's sources."""

@@ -17,13 +17,13 @@ from typing import Any
 
 import yaml
 
-from darts import evaluation_config as evaluation
-from darts.checkpoint import differences
 from darts.config import as_dict
 from darts.errors import UserError, on_one_line
-from darts.run_folder import RunFolder
+from darts.results.run_folder import RunFolder
 from darts.study.plan import Cell, Study
 from darts.study.table import markdown, table
+from darts.training import evaluation_config as evaluation
+from darts.training.checkpoint import differences
 
 ATTEMPTS = 3
 """How often a search or an evaluation is started before its cell is given up."""

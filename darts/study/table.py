@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from darts.nb201 import DATASETS, PUBLISHED, Table
-from darts.run_folder import RunFolder
+from darts.benchmark.nb201 import DATASETS, PUBLISHED, Table
+from darts.results.run_folder import RunFolder
 from darts.study.plan import Cell, Study, rows
 
 TRAJECTORIES = ("temperature", "entropy", "discrete_accuracy")

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts.normalization import EPS, MOMENTUM
+from darts.networks.normalization import EPS, MOMENTUM
 from darts.supernet.convolve import convolve, convolves
 from darts.supernet.depthwise import depthwise, normalized_depthwise
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts.normalization import batch_norm
-from darts.operations import FactorizedReduce, ReLUConvNorm, drop_path, noise_like
-from darts.skeleton import Place
+from darts.networks.normalization import batch_norm
+from darts.networks.operations import FactorizedReduce, ReLUConvNorm, drop_path, noise_like
+from darts.networks.skeleton import Place
 from darts.spaces.table import Cell
 from darts.supernet.branches import Branch, Statistics, Views, make_branch
 from darts.supernet.leave import Departure, leave

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import snsoftmax  # noqa: F401  (registers the operators)
-from darts import parallel
-from darts.normalization import batch_norm
+from darts.devices import parallel
+from darts.networks.normalization import batch_norm
 
 _ops = torch.ops.snsoftmax
 Gradients = tuple[Tensor | None, Tensor | None]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import snsoftmax  # noqa: F401  (registers the operators)
-from darts import parallel
-from darts.normalization import EPS, MOMENTUM, composed, mixture_backward, mixture_forward
+from darts.devices import parallel
+from darts.networks.normalization import EPS, MOMENTUM, composed, mixture_backward, mixture_forward
 from darts.supernet.leave import HandedGradients
 
 _ops = torch.ops.snsoftmax

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from darts.skeleton import Place, StackedSkeleton, TwoInputSkeleton
+from darts.networks.skeleton import Place, StackedSkeleton, TwoInputSkeleton
 from darts.spaces.table import Space
 from darts.supernet.cell import SearchCell
 from darts.supernet.plan import Live

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darts import parallel
 from darts.data import Batch, ImageSet, load
-from darts.evaluate import Training
-from darts.evaluation_config import configure as configure_evaluation
-from darts.hessian import largest_eigenvalue
-from darts.normalization import BatchNorm2d
+from darts.devices import parallel
+from darts.methods.hessian import largest_eigenvalue
+from darts.networks.normalization import BatchNorm2d
 from darts.recipes import configure
-from darts.search import Search
+from darts.training.evaluate import Training
+from darts.training.evaluation_config import configure as configure_evaluation
+from darts.training.search import Search
 
 SEARCHES: dict[str, dict[str, Any]] = {
     "edd": {"method": "edd"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from darts import parallel
+from darts.devices import parallel
 
 
 def report() -> None:

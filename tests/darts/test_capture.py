@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from darts.capture import set_learning_rate
 from darts.data import Batch, ImageSet, load
+from darts.devices.capture import set_learning_rate
 from darts.methods import METHODS
 from darts.recipes import configure
-from darts.search import Search
+from darts.training.search import Search
 
 HOST = ("aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero", "aten::masked_select")
 """What reads a value from the device, or copies one to it."""

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from darts import checkpoint
-from darts.checkpoint import (
+from darts.errors import UserError
+from darts.training import checkpoint
+from darts.training.checkpoint import (
     Checkpoints,
     Keeper,
     Stopped,
@@ -24,7 +25,6 @@ from darts.checkpoint import (
     read,
     set_random_state,
 )
-from darts.errors import UserError
 
 CONFIG = {"method": "edd", "data": {"batch_size": 64}, "out": "here"}
 
@@ -134,7 +134,8 @@ def test_random_generators_go_on_where_they_were(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_in_the_middle_of_writing(tmp_path: Path) -> None:
     code = (
-        "import sys, torch; from pathlib import Path; from darts.checkpoint import Checkpoints\n"
+        "import sys, torch; from pathlib import Path\n"
+        "from darts.training.checkpoint import Checkpoints\n"
         "kept = Checkpoints(Path(sys.argv[1]), {})\n"
         "step = (kept.load() or {'step': 0})['step']\n"
         "while True:\n"

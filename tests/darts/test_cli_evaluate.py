@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from darts.benchmark.nb201 import RESNET
 from darts.cli import main
-from darts.nb201 import RESNET
 
 SMALL = ["--channels", "4", "--batch-size", "256", "--epochs", "1"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from darts.cli import main
-from darts.device import check_device
+from darts.devices.device import check_device
 from darts.errors import UserError
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from darts.checkpoint import Stopped
+from darts.benchmark.nb201 import RESNET, Table
 from darts.data import ImageSet, load
 from darts.errors import UserError
-from darts.evaluate import Evaluation, Training, configure, cost, evaluate
-from darts.evaluation_config import EvaluationConfig, parse
-from darts.nb201 import RESNET, Table
-from darts.network import TwoInputNetwork
+from darts.networks.network import TwoInputNetwork
+from darts.training.checkpoint import Stopped
+from darts.training.evaluate import Evaluation, Training, configure, cost, evaluate
+from darts.training.evaluation_config import EvaluationConfig, parse
 
 DARTS = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ('sep_conv_3x3', 0), "
@@ -270,7 +270,7 @@ def test_trains_on_a_gpu_as_a_graph_and_without(
     config = small(genotype=genotype, network=network | {"drop_path": 0.2}, device=cuda.type)
     trained = []
     for warm_up in (3, 10**6):
-        monkeypatch.setattr("darts.capture.WARM_UP", warm_up)
+        monkeypatch.setattr("darts.devices.capture.WARM_UP", warm_up)
         training = Training(config, few_digits(), seed=0)
         losses = [training.run_epoch()["loss"] for _ in range(2)]
         trained.append((losses, [p.detach() for p in training.net.parameters()]))

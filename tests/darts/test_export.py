@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from darts.benchmark.nb201 import RESNET
 from darts.cli import main
 from darts.data import evaluation_batches, load
 from darts.errors import UserError
-from darts.evaluate import configure, evaluate
-from darts.export import export, load_network
-from darts.nb201 import RESNET
-from darts.network import build_network
+from darts.networks.network import build_network
+from darts.training.evaluate import configure, evaluate
+from darts.training.export import export, load_network
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import FancyArrowPatch
 
+from darts.benchmark.nb201 import RESNET
 from darts.errors import UserError
-from darts.figures import (
+from darts.networks.genotype import Genotype
+from darts.results.figures import (
     OPERATIONS,
     draw_cell,
     draw_trajectory,
@@ -19,9 +21,7 @@ from darts.figures import (
     save,
     save_run,
 )
-from darts.genotype import Genotype
-from darts.nb201 import RESNET
-from darts.run_folder import EpochRecord
+from darts.results.run_folder import EpochRecord
 from darts.spaces import SPACES
 
 NB201 = Genotype.parse(RESNET)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts.genotype import Choice, Genotype, derive, discrete, genotype_string
+from darts.networks.genotype import Choice, Genotype, derive, discrete, genotype_string
 from darts.spaces import DARTS, NB201, S1, S4, SPACES, Space
 from darts.spaces.nb201 import OPERATIONS
 

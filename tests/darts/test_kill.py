@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from darts.run_folder import RunFolder
+from darts.results.run_folder import RunFolder
 from tests.darts.process_helpers import wait_for_checkpoint
 
 SMALL = "--batch-size 64 --channels 4 --cells 1 --epochs 2 --seed 3 --checkpoint-minutes 0.0001"

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from darts.hessian import largest_eigenvalue
 from darts.methods.base import one_hot
 from darts.methods.fixing import OPEN, REMOVED
+from darts.methods.hessian import largest_eigenvalue
 from darts.supernet import build_supernet
 from tests.darts.method_helpers import Pair, make, ranked, set_logits, some_batch
 

@@ -12,8 +12,8 @@ from darts.data import ImageSet, load
 from darts.methods import METHODS
 from darts.methods.perturbation import PerturbationSelection
 from darts.recipes import configure
-from darts.run_folder import RunFolder
-from darts.search import Callback, Search
+from darts.results.run_folder import RunFolder
+from darts.training.search import Callback, Search
 
 LATE = ("drnas-progressive", "edd-pc", "pc-darts")
 """Methods whose α rests at first."""

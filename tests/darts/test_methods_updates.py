@@ -263,6 +263,6 @@ def test_second_order_gradient_is_the_exact_unrolled_one(
     assert losses.outcome is not None
     method.options = type(method.options)(exact=False)
     # At its displacement of 0.01 this tiny net's kinks dominate; the formula is what is tested.
-    monkeypatch.setattr("darts.step.FINITE_DIFFERENCE", 1e-5)
+    monkeypatch.setattr("darts.supernet.step.FINITE_DIFFERENCE", 1e-5)
     (finite,) = method.arch_gradients(step)
     torch.testing.assert_close(finite, expected, rtol=1e-6, atol=1e-8)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from darts.benchmark.nb201 import ALL_SKIP, COLUMNS, DATASETS, RESNET, Row, Table
 from darts.errors import UserError
-from darts.nb201 import ALL_SKIP, COLUMNS, DATASETS, RESNET, Row, Table
 
 
 @pytest.fixture(scope="module")

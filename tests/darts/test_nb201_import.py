@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from darts import nb201
+from darts.benchmark import nb201
+from darts.benchmark.nb201 import ALL_SKIP, RESNET, Table
+from darts.benchmark.nb201_import import import_official
 from darts.cli import main
 from darts.errors import UserError
-from darts.nb201 import ALL_SKIP, RESNET, Table
-from darts.nb201_import import import_official
 
 ARCHS = [ALL_SKIP, RESNET, RESNET.replace("nor_conv_3x3", "nor_conv_1x1")]
 SETS = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from darts.network import TwoInputNetwork, build_network
-from darts.skeleton import StackedSkeleton
+from darts.networks.network import TwoInputNetwork, build_network
+from darts.networks.skeleton import StackedSkeleton
 from darts.spaces import SPACES
 from tests.darts.test_genotype import DARTS_V2
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from darts import parallel
+from darts.benchmark.nb201 import RESNET
 from darts.cli import main
 from darts.data import evaluation_batches
 from darts.data.batches import Batches
+from darts.devices import parallel
 from darts.errors import UserError
-from darts.nb201 import RESNET
-from darts.run_folder import RunFolder
+from darts.results.run_folder import RunFolder
 from tests.darts.parallel_cases import SEARCHES, few_digits, results
 from tests.darts.process_helpers import wait_for_checkpoint
 

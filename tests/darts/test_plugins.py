@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from darts.errors import UserError
-from darts.genotype import Genotype
 from darts.methods import METHODS, get_method
-from darts.network import build_network
+from darts.networks.genotype import Genotype
+from darts.networks.network import build_network
 from darts.spaces import SPACES, get_space
 
 SPACE = """

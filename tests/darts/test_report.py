@@ -12,10 +12,10 @@ import torch
 from darts.cli import main
 from darts.config import as_dict
 from darts.errors import UserError
-from darts.genotype import Genotype
+from darts.networks.genotype import Genotype
 from darts.recipes import configure
-from darts.report import read_run, write_figures, write_report
-from darts.run_folder import RunFolder
+from darts.results.report import read_run, write_figures, write_report
+from darts.results.run_folder import RunFolder
 from darts.spaces import get_space
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

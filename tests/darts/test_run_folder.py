@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from darts.errors import UserError
-from darts.run_folder import RunFolder, atomic_write
+from darts.files import atomic_write
+from darts.results.run_folder import RunFolder
 
 
 def test_keeps_what_is_written(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_log_refuses_what_json_lacks(tmp_path: Path) -> None:
 
 def test_kill_never_leaves_half_a_file(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from darts.run_folder import RunFolder\n"
+        "import sys; from pathlib import Path; from darts.results.run_folder import RunFolder\n"
         "run = RunFolder(Path(sys.argv[1]))\n"
         "while True:\n"
         "    for letter in 'ab': run.write_text('state', letter * 3_000_000)\n"

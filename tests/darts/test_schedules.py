@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts import schedules
-from darts.schedules import EDDPlan, EDDState, edd_update
+from darts.methods import schedules
+from darts.methods.schedules import EDDPlan, EDDState, edd_update
 
 EXPECTATION = 4e-4
 

@@ -9,11 +9,11 @@ import torch
 from darts.config import SearchConfig
 from darts.data import ImageSet, load
 from darts.errors import UserError
-from darts.genotype import Genotype
 from darts.methods import get_method
+from darts.networks.genotype import Genotype
 from darts.recipes import configure
-from darts.run_folder import RunFolder
-from darts.search import Callback, Result, Search, search
+from darts.results.run_folder import RunFolder
+from darts.training.search import Callback, Result, Search, search
 
 
 def tiny(**overrides: Any) -> SearchConfig:

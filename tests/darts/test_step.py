@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darts import step as steps
-from darts.capture import CapturedStep
+from darts.devices.capture import CapturedStep
 from darts.spaces import NB201, SPACES
-from darts.step import arch_step, frozen, unrolled_arch_step, weight_step
 from darts.supernet import Supernet, build_supernet, live_operations
+from darts.supernet import step as steps
+from darts.supernet.step import arch_step, frozen, unrolled_arch_step, weight_step
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import yaml
 
 from darts.cli import main
 from darts.errors import UserError
-from darts.run_folder import RunFolder
+from darts.results.run_folder import RunFolder
 from darts.study import Cell, Study, markdown, read_study, run_cell, run_on_ray, run_study, table
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"

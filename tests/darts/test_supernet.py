@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darts.spaces import NB201, SPACES, Space
-from darts.step import arch_step, weight_step
 from darts.supernet import Supernet, branches, build_supernet
+from darts.supernet.step import arch_step, weight_step
 from tests.reference.supernet import ReferenceSupernet
 
 Pair = tuple[ReferenceSupernet, Supernet]
@@ -32,7 +32,7 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         generator = torch.Generator().manual_seed(sum(x.shape))
         return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
 
-    for module in ("darts.operations", "darts.supernet.cell"):
+    for module in ("darts.networks.operations", "darts.supernet.cell"):
         monkeypatch.setattr(f"{module}.noise_like", of_shape)
 
 

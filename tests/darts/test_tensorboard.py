@@ -8,8 +8,8 @@ import pytest
 
 from darts.cli import main
 from darts.errors import UserError
-from darts.run_folder import RunFolder
-from darts.tensorboard import TensorBoard
+from darts.results.run_folder import RunFolder
+from darts.training.tensorboard import TensorBoard
 
 pytest.importorskip("tensorboard")
 

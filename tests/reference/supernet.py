@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from darts.operations import OPERATIONS, FactorizedReduce, ReLUConvNorm
-from darts.skeleton import Place, StackedSkeleton, TwoInputSkeleton
+from darts.networks.operations import OPERATIONS, FactorizedReduce, ReLUConvNorm
+from darts.networks.skeleton import Place, StackedSkeleton, TwoInputSkeleton
 from darts.spaces import Cell, Space
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from darts import parallel
+from darts.devices import parallel
 
 Tensors = Sequence[Tensor]
 WARM_UP = 3

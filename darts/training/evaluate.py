@@ -1,6 +1,6 @@
 """Training a found architecture from scratch, as a table of results needs it.
 
->>> from darts.evaluate import configure, evaluate
+>>> from darts.training.evaluate import configure, evaluate
 >>> result = evaluate(configure(genotype="|nor_conv_3x3~0|+...", recipe="short"))
 >>> print(result.summary())
 """
@@ -21,18 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from darts import parallel
-from darts.capture import CapturedStep, set_learning_rate
-from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
 from darts.config import as_dict
 from darts.data import Batch, Data, Folders, held_out_batches, load_data, training_batches
-from darts.device import check_device
-from darts.divergence import check_finite
+from darts.devices import parallel
+from darts.devices.capture import CapturedStep, set_learning_rate
+from darts.devices.device import check_device
 from darts.errors import UserError
-from darts.evaluation_config import EvaluationConfig, configure, parse
-from darts.genotype import Genotype
-from darts.network import build_network
-from darts.run_folder import RunFolder
+from darts.networks.genotype import Genotype
+from darts.networks.network import build_network
+from darts.results.run_folder import RunFolder
+from darts.training.checkpoint import Checkpoints, Keeper, random_state, set_random_state
+from darts.training.divergence import check_finite
+from darts.training.evaluation_config import EvaluationConfig, configure, parse
 
 __all__ = ["Evaluation", "Report", "Training", "configure", "cost", "evaluate", "load_config_data"]
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from darts.search import Callback, Result, Search
+from darts.training.search import Callback, Result, Search
 
 _COLUMNS = ("epoch", "t", "H(β)", "ω loss", "ω acc", "α loss", "α acc", "seconds")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darts.errors import UserError
-from darts.run_folder import atomic_write
+from darts.files import atomic_write
 
 DATASETS = ("cifar10", "cifar100", "imagenet16_120")
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16_120": "ImageNet16-120"}

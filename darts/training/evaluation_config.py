@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from darts.config import ConfigError, ImageConfig, build, merge, nearest, nested, setting
 from darts.errors import UserError
-from darts.genotype import Genotype
+from darts.networks.genotype import Genotype
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from darts.errors import UserError
-from darts.figures import draw_cell
-from darts.genotype import Genotype
-from darts.search import Callback, Result, Search
+from darts.networks.genotype import Genotype
+from darts.results.figures import draw_cell
+from darts.training.search import Callback, Result, Search
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from darts import parallel
+from darts.devices import parallel
 from darts.errors import UserError, on_one_line
-from darts.run_folder import atomic_write, writing
+from darts.files import atomic_write, writing
 
 _FORMAT = b"darts checkpoint 1\n"
 _KEEP = 2

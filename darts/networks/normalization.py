@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import snsoftmax  # noqa: F401  (registers the operators)
-from darts import parallel
+from darts.devices import parallel
 
 _ops = torch.ops.snsoftmax
 MOMENTUM, EPS = 0.1, 1e-5

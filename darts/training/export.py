@@ -1,6 +1,6 @@
 """The trained network of an evaluation, for use elsewhere.
 
->>> from darts.export import load_network
+>>> from darts.training.export import load_network
 >>> net = load_network("runs/evaluation")  # a plain nn.Module in evaluation mode
 """
 
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from darts.data import Folders
 from darts.errors import UserError
-from darts.evaluate import load_config_data
-from darts.evaluation_config import configure, parse
-from darts.network import build_network
-from darts.run_folder import RunFolder, atomic_write
+from darts.files import atomic_write
+from darts.networks.network import build_network
+from darts.results.run_folder import RunFolder
+from darts.training.evaluate import load_config_data
+from darts.training.evaluation_config import configure, parse
 
 FORMATS = {
     ".pt": "dictionary of the genotype, the sizes, the normalisation and the state_dict",

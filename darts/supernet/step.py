@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts import parallel
+from darts.devices import parallel
 from darts.supernet import Live, live_operations
 
 Batch = tuple[Tensor, Tensor]

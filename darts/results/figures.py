@@ -17,13 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
-from darts.nb201 import PUBLISHED
-from darts.run_folder import EpochRecord, atomic_write
+from darts.benchmark.nb201 import PUBLISHED
+from darts.files import atomic_write
+from darts.results.run_folder import EpochRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from darts.genotype import Choice, Genotype
+    from darts.networks.genotype import Choice, Genotype
 
 INK = "#24292f"
 MUTED = "#6e7781"

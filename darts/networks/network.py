@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from darts.genotype import Choice, Genotype
-from darts.normalization import BatchNorm2d
-from darts.operations import OPERATIONS, FactorizedReduce, ReLUConvNorm, drop_path
-from darts.skeleton import Place, StackedSkeleton, TwoInputSkeleton
+from darts.networks.genotype import Choice, Genotype
+from darts.networks.normalization import BatchNorm2d
+from darts.networks.operations import OPERATIONS, FactorizedReduce, ReLUConvNorm, drop_path
+from darts.networks.skeleton import Place, StackedSkeleton, TwoInputSkeleton
 
 
 class DiscreteCell(nn.Module):

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from darts.checkpoint import Checkpoints
 from darts.errors import UserError
+from darts.training.checkpoint import Checkpoints
 
 
 def check_finite(

@@ -12,9 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from darts import parallel
-from darts.capture import CapturedStep, set_learning_rate
-from darts.checkpoint import Checkpoints, Keeper, random_state, set_random_state
+from darts.benchmark.nb201 import Row, Table
 from darts.config import SearchConfig, as_dict
 from darts.data import (
     Batch,
@@ -22,19 +20,21 @@ from darts.data import (
     SearchBatches,
     load,
 )
-from darts.device import check_device
-from darts.divergence import check_finite
+from darts.devices import parallel
+from darts.devices.capture import CapturedStep, set_learning_rate
+from darts.devices.device import check_device
 from darts.errors import UserError
-from darts.figures import save_run
-from darts.genotype import Genotype, discrete
-from darts.held_out import BatchLoss, HeldOut, summary
 from darts.methods import Step, Weights, get_method
-from darts.nb201 import Row, Table
-from darts.run_folder import EpochRecord, RunFolder
+from darts.networks.genotype import Genotype, discrete
+from darts.results.figures import save_run
+from darts.results.run_folder import EpochRecord, RunFolder
 from darts.spaces import get_space
-from darts.step import Outcome, weight_step
 from darts.supernet import build_supernet
+from darts.supernet.step import Outcome, weight_step
 from darts.supernet.widen import growth, widen
+from darts.training.checkpoint import Checkpoints, Keeper, random_state, set_random_state
+from darts.training.divergence import check_finite
+from darts.training.held_out import BatchLoss, HeldOut, summary
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from darts import parallel
-from darts.normalization import BatchNorm2d
+from darts.devices import parallel
+from darts.networks.normalization import BatchNorm2d
 
 
 class ReLUConvNorm(nn.Sequential):

@@ -18,11 +18,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
+from darts.benchmark.nb201 import DATASETS, PUBLISHED, TITLES
 from darts.errors import UserError
-from darts.figures import OPERATIONS, Quantity, draw_cell, draw_trajectory, save
-from darts.genotype import Genotype
-from darts.nb201 import DATASETS, PUBLISHED, TITLES
-from darts.run_folder import EpochRecord, RunFolder
+from darts.networks.genotype import Genotype
+from darts.results.figures import OPERATIONS, Quantity, draw_cell, draw_trajectory, save
+from darts.results.run_folder import EpochRecord, RunFolder
 from darts.spaces import Space, get_space
 
 _PANELS: dict[Quantity, str] = {

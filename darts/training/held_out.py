@@ -8,12 +8,12 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from darts import parallel
 from darts.config import SearchConfig
 from darts.data import Batch, ImageSet, evaluation_batches, search_split
+from darts.devices import parallel
 from darts.methods import Weights
-from darts.step import Outcome, cross_entropy
 from darts.supernet import Supernet, live_operations
+from darts.supernet.step import Outcome, cross_entropy
 
 
 class BatchLoss:

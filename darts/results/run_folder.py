@@ -14,16 +14,15 @@ from __future__ import annotations
 import io
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import Any, TypedDict
 
 import torch
 import yaml
 
 from darts.errors import UserError, on_one_line
+from darts.files import atomic_write, writing
 
 
 class EpochRecord(TypedDict, total=False):
@@ -54,53 +53,6 @@ class EpochRecord(TypedDict, total=False):
     """Mean L2 norm of dL/dα over the epoch's arch steps: cell type to [edges]."""
     nb201: dict[str, float]
     """Looked-up test accuracy in percent by data set, where a table was given."""
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path` that takes its place when the block ends without an
-    error.
-
-    A reader, a killed process or a full disk never leaves a half-written file under the name.
-
-    Raises:
-        UserError: the file cannot be written (a full disk, a folder that is read-only).
-    """
-    with writing(path), _replacing(path) as file:
-        yield file
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write `path` into one sentence.
-
-    Raises:
-        UserError: see `atomic_write`.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}).") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself survives a power failure
-    finally:
-        os.close(folder)
 
 
 class RunFolder:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from darts.normalization import BatchNorm2d
-from darts.operations import ResidualBlock
+from darts.networks.normalization import BatchNorm2d
+from darts.networks.operations import ResidualBlock
 
 
 class Place(NamedTuple):

@@ -130,7 +130,7 @@ def _format_nb201(genotype: Genotype) -> str:
 
 
 def _parse_nb201(text: str) -> Genotype:
-    from darts.operations import OPERATIONS
+    from darts.networks.operations import OPERATIONS
 
     choices = []
     for target, node in enumerate(text.split("+"), start=1):

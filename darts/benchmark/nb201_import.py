@@ -24,9 +24,10 @@ from typing import IO, Any, cast
 import numpy as np
 import torch
 
-from darts import nb201, safe_pickle
+from darts import safe_pickle
+from darts.benchmark import nb201
+from darts.benchmark.nb201 import Row
 from darts.errors import UserError
-from darts.nb201 import Row
 
 _VALID = {
     "cifar10": ("cifar10-valid", "x-valid"),

@@ -1,0 +1,1 @@
+"""Where a search runs: the device, its processes, and steps recorded as a CUDA graph."""
