@@ -115,7 +115,7 @@ class BuildExt(cpp_extension.BuildExtension):
     def build_extensions(self) -> None:
         compiler = os.environ.get("CXX", "c++")
         headers = max(
-            h.stat().st_mtime for h in (ROOT / KERNELS).glob("*.h") if "_cuda" not in h.name
+            h.stat().st_mtime for h in (ROOT / KERNELS).rglob("*.h") if "_cuda" not in h.name
         )
         jobs, objects = [], []
         for source in kernel_sources():
@@ -134,7 +134,7 @@ class BuildExt(cpp_extension.BuildExtension):
                 command += [*WARNINGS, "-Wno-psabi", "-Wno-maybe-uninitialized", *flags]
                 if capability:
                     command.append(f"-DSNSOFTMAX_CAPABILITY={capability}")
-                jobs.append([*command, "-c", str(source), "-o", str(target)])
+                jobs.append([*command, f"-I{KERNELS}", "-c", str(source), "-o", str(target)])
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for command, result in zip(
                 jobs, pool.map(lambda c: subprocess.run(c, check=False), jobs), strict=True
@@ -148,12 +148,17 @@ class BuildExt(cpp_extension.BuildExtension):
 
 def extension() -> object:
     macros = [("SNSOFTMAX_VERSION", f'"{VERSION}"')]
-    sources = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc/torch").glob("*.cpp"))]
+    sources = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc/torch").rglob("*.cpp"))]
+    include = [str(ROOT / KERNELS)]
     # at::parallel_for is OpenMP in a header: without the flag it runs on one thread.
     flags = {"cxx": ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-fopenmp"]}
     if CUDA is None:
         return cpp_extension.CppExtension(
-            "snsoftmax._C", sources, define_macros=macros, extra_compile_args=flags
+            "snsoftmax._C",
+            sources,
+            include_dirs=include,
+            define_macros=macros,
+            extra_compile_args=flags,
         )
     architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
     macros += [
@@ -164,7 +169,11 @@ def extension() -> object:
     flags["nvcc"] = ["-O3", "-Werror", "all-warnings", "--threads", str(os.cpu_count())]
     sources += [str(s) for s in kernel_sources() if s.suffix == ".cu"]
     return cpp_extension.CUDAExtension(
-        "snsoftmax._C", sources, define_macros=macros, extra_compile_args=flags
+        "snsoftmax._C",
+            sources,
+            include_dirs=include,
+            define_macros=macros,
+            extra_compile_args=flags,
     )
 
 

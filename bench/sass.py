@@ -126,11 +126,12 @@ def cuda_sources() -> list[Path]:
 def compile_kernels(source: Path, arch: str, folder: Path) -> Path:
     """Compile one source for one architecture; keep an object that is newer than every source."""
     target = folder / f"{source.stem}_{arch}.o"
-    newest = max(path.stat().st_mtime for path in KERNELS.iterdir())
+    newest = max(path.stat().st_mtime for path in KERNELS.rglob("*.*"))
     if target.exists() and target.stat().st_mtime > newest:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     command = [str(find_tool("nvcc")), "-std=c++17", "-O3", "-Werror", "all-warnings"]
+    command += [f"-I{KERNELS}"]
     command += ["-Xptxas", "-warn-spills", "-gencode", f"arch=compute_{arch},code=sm_{arch}"]
     unfinished = target.with_suffix(".tmp.o")
     subprocess.run([*command, "-c", str(source), "-o", str(unfinished)], check=True)

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.h"
-#include "convolve.h"
+#include "convolve/convolve.h"
 
 using namespace snsoftmax;
 

@@ -3,7 +3,7 @@
 
 #include <cuda_bf16.h>
 
-#include "sn_softmax.h"
+#include "common/dtype.h"
 
 namespace {
 

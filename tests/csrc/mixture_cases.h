@@ -12,7 +12,7 @@
 
 #include "check.h"
 #include "map_types.h"
-#include "mixture.h"
+#include "mixture/mixture.h"
 
 using namespace snsoftmax;
 

@@ -196,7 +196,7 @@ def build(
 ) -> Path:
     """The test program with the sources in `kernels`."""
     target, program = folder / "kernels.o", folder / "test"
-    compile_object(compiler, kind, kernels / f"{operator}_cuda.cu", [SIMT, kernels], target)
+    compile_object(compiler, kind, kernels / operator / f"{operator}_cuda.cu", [SIMT, kernels], target)
     command = [compiler, *SANITIZERS[kind], str(target), *map(str, tests)]
     subprocess.run([*command, "-pthread", "-o", str(program)], check=True)
     return program
@@ -214,14 +214,14 @@ def run(program: Path) -> tuple[int, str]:
 
 
 def is_of(path: Path, operator: str) -> bool:
-    return path.name.startswith(operator) and "_cpu" not in path.name
+    return path.parent.name == operator and "_cpu" not in path.name
 
 
 def places(mutant: Mutant) -> list[str]:
     """The file of each place that the mutant would break."""
     return [
         path.name
-        for path in KERNELS.iterdir()
+        for path in KERNELS.rglob("*.*")
         if is_of(path, mutant.operator)
         for _ in range(path.read_text().count(mutant.old))
     ]
@@ -237,12 +237,13 @@ def verdict(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kernels = folder / "kernels"
-        kernels.mkdir()
-        for path in KERNELS.iterdir():
+        for path in KERNELS.rglob("*.*"):
             text = path.read_text()
             if mutant is not None and is_of(path, operator):
                 text = text.replace(mutant.old, mutant.new)
-            (kernels / path.name).write_text(text)
+            copy = kernels / path.relative_to(KERNELS)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(text)
         if broken == ["sn_softmax_plan.h"]:
             tests = compile_tests(compiler, kind, operator, kernels, folder / "tests")
         code, output = run(build(compiler, kind, operator, kernels, tests, folder))

@@ -13,7 +13,7 @@
 
 #include "check.h"
 #include "map_types.h"
-#include "rectify_average.h"
+#include "rectify_average/rectify_average.h"
 
 using namespace snsoftmax;
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "check.h"
-#include "sn_softmax.h"
+#include "sn_softmax/sn_softmax.h"
 #include "sn_softmax_reference.h"
 
 namespace snsoftmax {

@@ -1,7 +1,7 @@
 // The CPU kernels against the reference, in the capability that the environment asks for.
 #include <sys/mman.h>
 
-#include "capability.h"
+#include "common/capability.h"
 #include "sn_softmax_cases.h"
 
 using namespace snsoftmax;

@@ -8,8 +8,8 @@
 #include <set>
 #include <tuple>
 
+#include "sn_softmax/sn_softmax_plan.h"
 #include "sn_softmax_cases.h"
-#include "sn_softmax_plan.h"
 
 using namespace snsoftmax;
 

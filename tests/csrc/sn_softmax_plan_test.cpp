@@ -1,5 +1,5 @@
 // The choice of kernel: named examples, and what has to hold for every shape on every device.
-#include "sn_softmax_plan.h"
+#include "sn_softmax/sn_softmax_plan.h"
 
 #include "check.h"
 

@@ -1,0 +1,64 @@
+// 1x1 and 3x3 convolutions of stride 1 that leave a node of the supernet together, kernel
+// interface: raw pointers and sizes, no PyTorch.
+//
+// 3x3 ones use Winograd's F(2x2, 3x3): an output tile of 2x2 pixels is
+// A^T [(G w G^T) * (B^T d B)] A with d the 4x4 input pixels around it (Lavin & Gray, 2016), 16
+// products instead of 36. The products of a block of tiles with all channels are 16 matrix
+// products, one for each "point" of a transformed tile. Convolutions of one map share its
+// transform, and their gradients of it are summed before they are transformed back. A 1x1
+// convolution is the same with tiles of one pixel and one point, where nothing is transformed.
+//
+// Maps are dense [images, height, width, channels] of float or double, borders are padded with
+// zeros. Kernels are [outputs, kernel, kernel, inputs], as channels_last tensors are. Numbers of
+// channels are multiples of kConvolveChannels.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dtype.h"
+
+namespace snsoftmax {
+
+constexpr int64_t kConvolveChannels = 16;
+
+struct ConvolveArgs {
+  DType dtype = DType::kFloat32;  ///< float32 or float64
+  int64_t images = 0;
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t inputs = 0;   ///< channels of x
+  int64_t outputs = 0;  ///< channels of each y
+  int64_t edges = 1;    ///< how many convolutions read x
+  int64_t kernel = 3;   ///< 1 or 3
+
+  int64_t side() const { return kernel == 3 ? 2 : 1; }  ///< of a tile, in pixels
+  int64_t points() const { return kernel == 3 ? 16 : 1; }
+  int64_t across() const { return (width + side() - 1) / side(); }
+  int64_t down() const { return (height + side() - 1) / side(); }
+  int64_t tiles() const { return images * down() * across(); }
+  int64_t kernel_values() const { return points() * inputs * outputs * edges; }
+};
+
+/// Transforms the kernels of output channels [begin, end) of edges * outputs, for
+/// convolve_forward_cpu or convolve_backward_map_cpu. `packed` has kernel_values() values.
+void convolve_pack_cpu(const ConvolveArgs& args, const void* const* weights, bool backward,
+                       void* packed, int64_t begin, int64_t end);
+
+/// Tiles [begin, end) of every y.
+void convolve_forward_cpu(const ConvolveArgs& args, const void* x, const void* packed,
+                          void* const* y, int64_t begin, int64_t end);
+
+/// Tiles [begin, end) of dx.
+void convolve_backward_map_cpu(const ConvolveArgs& args, const void* const* grads,
+                               const void* packed, void* grad_map, int64_t begin, int64_t end);
+
+/// The contribution of tiles [begin, end) to the gradients of the transformed kernels,
+/// kernel_values() values that are overwritten.
+void convolve_backward_weight_cpu(const ConvolveArgs& args, const void* const* grads, const void* x,
+                                  void* sums, int64_t begin, int64_t end);
+
+/// The gradients of input channels [begin, end) of all kernels from `chunks` contributions.
+void convolve_merge_weight_cpu(const ConvolveArgs& args, const void* sums, int64_t chunks,
+                               void* const* grad_weights, int64_t begin, int64_t end);
+
+}  // namespace snsoftmax

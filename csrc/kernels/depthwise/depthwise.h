@@ -1,0 +1,43 @@
+// Depthwise convolution on the CPU, kernel interface: raw pointers and sizes, no PyTorch.
+//
+//   y[h, w, c] = sum_{i, j} x[stride h + dilation i - padding, stride w + dilation j - padding, c]
+//                           k[i, j, c]
+//
+// with padding = dilation (kernel - 1) / 2, kernel 3 or 5. Maps are dense
+// [images, height, width, channels] of float, double or bfloat16; kernels are [channels, kernel,
+// kernel] of the opmath type. Arithmetic is float, or double for double maps.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dtype.h"
+
+namespace snsoftmax {
+
+struct DepthwiseArgs {
+  DType dtype = DType::kFloat32;  ///< of the maps
+  int64_t height = 0;             ///< of x
+  int64_t width = 0;
+  int64_t channels = 0;
+  int64_t kernel = 3;
+  int64_t stride = 1;
+  int64_t dilation = 1;
+
+  int64_t padding() const { return dilation * (kernel - 1) / 2; }
+  int64_t out_height() const { return (height - 1) / stride + 1; }
+  int64_t out_width() const { return (width - 1) / stride + 1; }
+};
+
+/// y of images [begin, end).
+void depthwise_forward_cpu(const DepthwiseArgs& args, const void* x, const void* weight, void* y,
+                           int64_t begin, int64_t end);
+
+/// dx of images [begin, end).
+void depthwise_backward_map_cpu(const DepthwiseArgs& args, const void* grad, const void* weight,
+                                void* grad_map, int64_t begin, int64_t end);
+
+/// The contribution of images [begin, end) to dk, in double, [channels, kernel, kernel].
+void depthwise_backward_weight_cpu(const DepthwiseArgs& args, const void* grad, const void* x,
+                                   double* grad_weight, int64_t begin, int64_t end);
+
+}  // namespace snsoftmax

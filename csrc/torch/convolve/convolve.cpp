@@ -1,0 +1,239 @@
+// The operators on convolutions that share their input: the CPU kernel over threads.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../common/dtype.h"
+#include "convolve/convolve.h"
+
+namespace snsoftmax {
+
+namespace {
+
+using at::Tensor;
+using at::TensorList;
+
+constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
+
+void check_map(const char* name, const Tensor& map) {
+  TORCH_CHECK_VALUE(map.dim() == 4, name, " must be [N, C, H, W], but has ", map.dim(),
+                    " dimensions");
+  TORCH_CHECK_TYPE(map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble, name,
+                   " must be float32 or float64, but is ", map.scalar_type());
+  TORCH_CHECK_VALUE(map.sym_size(1) % kConvolveChannels == 0, name,
+                    " must have a multiple of 16 channels, but has ", map.sym_size(1));
+}
+
+void check_weights(const Tensor& like, TensorList weights) {
+  TORCH_CHECK_VALUE(!weights.empty(), "one weight must be given at least");
+  for (const Tensor& w : weights) {
+    TORCH_CHECK_VALUE(
+        w.dim() == 4 && w.sym_size(2) == w.sym_size(3) &&
+            (w.sym_size(2) == 1 || w.sym_size(2) == 3) && w.sym_sizes() == weights[0].sym_sizes() &&
+            w.sym_size(0) % kConvolveChannels == 0 && w.sym_size(1) % kConvolveChannels == 0,
+        "weights must be [K, C, k, k] with k 1 or 3, K and C multiples of 16, and of ",
+        "one shape, but one has ", w.sym_sizes());
+    TORCH_CHECK_TYPE(w.scalar_type() == like.scalar_type(), "weights must be ", like.scalar_type(),
+                     " as the map is, but one is ", w.scalar_type());
+  }
+}
+
+void check_forward(const Tensor& x, TensorList weights) {
+  check_map("x", x);
+  check_weights(x, weights);
+  TORCH_CHECK_VALUE(weights[0].sym_size(1) == x.sym_size(1), "weights are for ",
+                    weights[0].sym_size(1), " channels, but x has ", x.sym_size(1));
+}
+
+void check_gradients(TensorList grads) {
+  TORCH_CHECK_VALUE(!grads.empty(), "one gradient must be given at least");
+  for (const Tensor& g : grads) {
+    check_map("grads", g);
+    TORCH_CHECK_VALUE(g.sym_sizes() == grads[0].sym_sizes(),
+                      "grads must have one shape, but one has ", g.sym_sizes(), " and the first ",
+                      grads[0].sym_sizes());
+    TORCH_CHECK_TYPE(g.scalar_type() == grads[0].scalar_type(), "grads must have one dtype");
+  }
+}
+
+void check_backward_map(TensorList grads, TensorList weights) {
+  check_gradients(grads);
+  check_weights(grads[0], weights);
+  TORCH_CHECK_VALUE(
+      grads.size() == weights.size() && weights[0].sym_size(0) == grads[0].sym_size(1),
+      "there must be one gradient of ", weights[0].sym_size(0), " channels for each weight");
+}
+
+void check_backward_weight(TensorList grads, const Tensor& x, int64_t kernel) {
+  TORCH_CHECK_VALUE(kernel == 1 || kernel == 3, "kernel must be 1 or 3, but is ", kernel);
+  check_gradients(grads);
+  check_map("x", x);
+  const Tensor& g = grads[0];
+  TORCH_CHECK_VALUE(g.sym_size(0) == x.sym_size(0) && g.sym_size(2) == x.sym_size(2) &&
+                        g.sym_size(3) == x.sym_size(3) && g.scalar_type() == x.scalar_type(),
+                    "grads have shape ", g.sym_sizes(), ", which x of ", x.sym_sizes(),
+                    " does not give");
+}
+
+ConvolveArgs arguments(const Tensor& map, int64_t inputs, int64_t outputs, size_t edges,
+                       int64_t kernel) {
+  ConvolveArgs args;
+  args.dtype = *kernel_dtype(map.scalar_type());
+  args.images = map.size(0);
+  args.height = map.size(2);
+  args.width = map.size(3);
+  args.inputs = inputs;
+  args.outputs = outputs;
+  args.edges = static_cast<int64_t>(edges);
+  args.kernel = kernel;
+  return args;
+}
+
+/// Tensors laid out as the kernels need, and where they are.
+struct Held {
+  std::vector<Tensor> tensors;
+  std::vector<const void*> data;
+
+  explicit Held(TensorList given) {
+    for (const Tensor& t : given) {
+      tensors.push_back(t.contiguous(kLayout));
+      data.push_back(tensors.back().const_data_ptr());
+    }
+  }
+};
+
+/// New tensors, and where they are.
+struct Made {
+  std::vector<Tensor> tensors;
+  std::vector<void*> data;
+
+  Made(size_t count, at::IntArrayRef sizes, const Tensor& like) {
+    for (size_t i = 0; i < count; ++i) {
+      tensors.push_back(at::empty(sizes, like.options().memory_format(kLayout)));
+      data.push_back(tensors.back().mutable_data_ptr());
+    }
+  }
+};
+
+Tensor pack(const ConvolveArgs& args, TensorList weights, bool backward) {
+  const Held held(weights);
+  Tensor packed = at::empty({args.kernel_values()}, weights[0].options());
+  at::parallel_for(0, args.edges * args.outputs, 16, [&](int64_t begin, int64_t end) {
+    convolve_pack_cpu(args, held.data.data(), backward, packed.mutable_data_ptr(), begin, end);
+  });
+  return packed;
+}
+
+/// f(begin, end) over tiles, in parts for the threads.
+template <class F>
+void over_tiles(const ConvolveArgs& args, const F& f) {
+  constexpr int64_t kWorthAThread = 1 << 17;  // multiplications
+  const int64_t each = std::max<int64_t>(1, args.kernel_values());
+  at::parallel_for(0, args.tiles(), std::max<int64_t>(32, kWorthAThread / each), f);
+}
+
+std::vector<Tensor> forward_cpu(const Tensor& given, TensorList weights) {
+  check_forward(given, weights);
+  const Tensor x = given.contiguous(kLayout);
+  const auto args = arguments(x, x.size(1), weights[0].size(0), weights.size(), weights[0].size(2));
+  const Tensor packed = pack(args, weights, false);
+  const Made y(weights.size(), {args.images, args.outputs, args.height, args.width}, x);
+  over_tiles(args, [&](int64_t begin, int64_t end) {
+    convolve_forward_cpu(args, x.const_data_ptr(), packed.const_data_ptr(), y.data.data(), begin,
+                         end);
+  });
+  return y.tensors;
+}
+
+Tensor backward_map_cpu(TensorList given, TensorList weights) {
+  check_backward_map(given, weights);
+  const Held grads(given);
+  const Tensor& g = grads.tensors[0];
+  const auto args =
+      arguments(g, weights[0].size(1), g.size(1), grads.tensors.size(), weights[0].size(2));
+  const Tensor packed = pack(args, weights, true);
+  Tensor grad_map = at::empty({args.images, args.inputs, args.height, args.width},
+                              g.options().memory_format(kLayout));
+  over_tiles(args, [&](int64_t begin, int64_t end) {
+    convolve_backward_map_cpu(args, grads.data.data(), packed.const_data_ptr(),
+                              grad_map.mutable_data_ptr(), begin, end);
+  });
+  return grad_map;
+}
+
+std::vector<Tensor> backward_weight_cpu(TensorList given, const Tensor& given_x, int64_t kernel) {
+  check_backward_weight(given, given_x, kernel);
+  const Held grads(given);
+  const Tensor x = given_x.contiguous(kLayout);
+  const auto args = arguments(x, x.size(1), grads.tensors[0].size(1), grads.tensors.size(), kernel);
+  const Made grad_weights(grads.tensors.size(), {args.outputs, args.inputs, kernel, kernel}, x);
+  // One part a thread: the sums depend on the number of threads alone.
+  const int64_t parts = std::clamp<int64_t>(args.tiles() / 32, 1, at::get_num_threads());
+  Tensor sums = at::empty({parts, args.kernel_values()}, x.options());
+  char* const data = static_cast<char*>(sums.mutable_data_ptr());
+  at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; ++part) {
+      convolve_backward_weight_cpu(
+          args, grads.data.data(), x.const_data_ptr(),
+          data + part * args.kernel_values() * static_cast<int64_t>(x.element_size()),
+          args.tiles() * part / parts, args.tiles() * (part + 1) / parts);
+    }
+  });
+  at::parallel_for(0, args.inputs, 8, [&](int64_t begin, int64_t end) {
+    convolve_merge_weight_cpu(args, sums.const_data_ptr(), parts, grad_weights.data.data(), begin,
+                              end);
+  });
+  return grad_weights.tensors;
+}
+
+Tensor empty_map(const Tensor& like, const c10::SymInt& channels) {
+  return at::empty_symint({like.sym_size(0), channels, like.sym_size(2), like.sym_size(3)},
+                          like.options().memory_format(kLayout));
+}
+
+std::vector<Tensor> forward_meta(const Tensor& x, TensorList weights) {
+  check_forward(x, weights);
+  std::vector<Tensor> y;
+  for (const Tensor& w : weights) y.push_back(empty_map(x, w.sym_size(0)));
+  return y;
+}
+
+Tensor backward_map_meta(TensorList grads, TensorList weights) {
+  check_backward_map(grads, weights);
+  return empty_map(grads[0], weights[0].sym_size(1));
+}
+
+std::vector<Tensor> backward_weight_meta(TensorList grads, const Tensor& x, int64_t kernel) {
+  check_backward_weight(grads, x, kernel);
+  std::vector<Tensor> grad_weights;
+  for (const Tensor& g : grads) {
+    grad_weights.push_back(at::empty_symint({g.sym_size(1), x.sym_size(1), kernel, kernel},
+                                            x.options().memory_format(kLayout)));
+  }
+  return grad_weights;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
+  m.def("convolve(Tensor x, Tensor[] weights) -> Tensor[]");
+  m.def("convolve_backward_map(Tensor[] grads, Tensor[] weights) -> Tensor");
+  m.def("convolve_backward_weight(Tensor[] grads, Tensor x, int kernel) -> Tensor[]");
+}
+
+TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {
+  m.impl("convolve", forward_cpu);
+  m.impl("convolve_backward_map", backward_map_cpu);
+  m.impl("convolve_backward_weight", backward_weight_cpu);
+}
+
+TORCH_LIBRARY_IMPL(snsoftmax, Meta, m) {
+  m.impl("convolve", forward_meta);
+  m.impl("convolve_backward_map", backward_map_meta);
+  m.impl("convolve_backward_weight", backward_weight_meta);
+}
+
+}  // namespace snsoftmax

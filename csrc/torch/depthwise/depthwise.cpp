@@ -1,0 +1,160 @@
+// The depthwise convolution's operators: the CPU kernel over threads. Other devices have their own.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../common/dtype.h"
+#include "depthwise/depthwise.h"
+
+namespace snsoftmax {
+
+namespace {
+
+using at::Tensor;
+
+constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
+
+void check(const Tensor& map, const c10::SymInt& channels, const Tensor& weight, int64_t stride,
+           int64_t dilation) {
+  TORCH_CHECK_VALUE(map.dim() == 4, "x must be [N, C, H, W], but has ", map.dim(), " dimensions");
+  TORCH_CHECK_TYPE(map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble ||
+                       map.scalar_type() == at::kBFloat16,
+                   "x must be float32, float64 or bfloat16, but is ", map.scalar_type());
+  TORCH_CHECK_VALUE(weight.dim() == 4 && weight.sym_size(0) == channels &&
+                        weight.sym_size(1) == 1 && weight.sym_size(2) == weight.sym_size(3) &&
+                        (weight.sym_size(2) == 3 || weight.sym_size(2) == 5),
+                    "weight must be [", channels, ", 1, k, k] with k 3 or 5, but has shape ",
+                    weight.sym_sizes());
+  TORCH_CHECK_TYPE(weight.scalar_type() == opmath(map), "weight must be ", opmath(map), " for ",
+                   map.scalar_type(), " maps, but is ", weight.scalar_type());
+  TORCH_CHECK_VALUE(stride == 1 || stride == 2, "stride must be 1 or 2, but is ", stride);
+  TORCH_CHECK_VALUE(dilation >= 1, "dilation must be positive, but is ", dilation);
+}
+
+DepthwiseArgs arguments(const Tensor& like, int64_t height, int64_t width, int64_t kernel,
+                        int64_t stride, int64_t dilation) {
+  DepthwiseArgs args;
+  args.dtype = *kernel_dtype(like.scalar_type());
+  args.height = height;
+  args.width = width;
+  args.channels = like.size(1);
+  args.kernel = kernel;
+  args.stride = stride;
+  args.dilation = dilation;
+  return args;
+}
+
+/// f(begin, end) over the images, in parts for the threads.
+template <class F>
+void over_images(const Tensor& map, const F& f) {
+  const int64_t each = std::max<int64_t>(1, map.numel() / std::max<int64_t>(1, map.size(0)));
+  at::parallel_for(0, map.numel() == 0 ? 0 : map.size(0), std::max<int64_t>(1, 16384 / each), f);
+}
+
+template <class Size>
+Tensor empty_map(const Tensor& like, Size height, Size width) {
+  return at::empty_symint({like.sym_size(0), like.sym_size(1), height, width},
+                          like.options().memory_format(kLayout));
+}
+
+Tensor forward_cpu(const Tensor& given, const Tensor& weight, int64_t stride, int64_t dilation) {
+  check(given, given.sym_size(1), weight, stride, dilation);
+  const Tensor x = given.contiguous(kLayout);
+  const Tensor k = weight.contiguous();
+  const auto args = arguments(x, x.size(2), x.size(3), k.size(2), stride, dilation);
+  Tensor y = empty_map<c10::SymInt>(x, args.out_height(), args.out_width());
+  over_images(x, [&](int64_t begin, int64_t end) {
+    depthwise_forward_cpu(args, x.const_data_ptr(), k.const_data_ptr(), y.mutable_data_ptr(), begin,
+                          end);
+  });
+  return y;
+}
+
+Tensor backward_map_cpu(const Tensor& given, const Tensor& weight, int64_t height, int64_t width,
+                        int64_t stride, int64_t dilation) {
+  check(given, given.sym_size(1), weight, stride, dilation);
+  const Tensor grad = given.contiguous(kLayout);
+  const Tensor k = weight.contiguous();
+  const auto args = arguments(grad, height, width, k.size(2), stride, dilation);
+  TORCH_CHECK_VALUE(grad.size(2) == args.out_height() && grad.size(3) == args.out_width(),
+                    "grad has shape ", grad.sizes(), ", which a map of ", height, "x", width,
+                    " with stride ", stride, " does not give");
+  Tensor grad_map = empty_map<c10::SymInt>(grad, height, width);
+  over_images(grad_map, [&](int64_t begin, int64_t end) {
+    depthwise_backward_map_cpu(args, grad.const_data_ptr(), k.const_data_ptr(),
+                               grad_map.mutable_data_ptr(), begin, end);
+  });
+  return grad_map;
+}
+
+Tensor backward_weight_cpu(const Tensor& given, const Tensor& map, int64_t kernel, int64_t stride,
+                           int64_t dilation) {
+  const Tensor grad = given.contiguous(kLayout);
+  const Tensor x = map.contiguous(kLayout);
+  const auto args = arguments(x, x.size(2), x.size(3), kernel, stride, dilation);
+  TORCH_CHECK_VALUE(grad.dim() == 4 && grad.size(2) == args.out_height() &&
+                        grad.size(3) == args.out_width() && grad.size(0) == x.size(0) &&
+                        grad.size(1) == x.size(1) && grad.scalar_type() == x.scalar_type(),
+                    "grad has shape ", grad.sizes(), ", which x of ", x.sizes(), " with stride ",
+                    stride, " does not give");
+  // A fixed number of parts, whatever the threads: the same sums in the same order.
+  const int64_t images = x.size(0);
+  const int64_t parts = std::min<int64_t>(images, 16);
+  Tensor sums = at::zeros({std::max<int64_t>(parts, 1), x.size(1), 1, kernel, kernel},
+                          x.options().dtype(at::kDouble));
+  double* const data = sums.mutable_data_ptr<double>();
+  const int64_t each = x.size(1) * kernel * kernel;
+  at::parallel_for(0, x.numel() == 0 ? 0 : parts, 1, [&](int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; ++part) {
+      depthwise_backward_weight_cpu(args, grad.const_data_ptr(), x.const_data_ptr(),
+                                    data + part * each, images * part / parts,
+                                    images * (part + 1) / parts);
+    }
+  });
+  return sums.sum(0).to(opmath(x));
+}
+
+Tensor forward_meta(const Tensor& x, const Tensor& weight, int64_t stride, int64_t dilation) {
+  check(x, x.sym_size(1), weight, stride, dilation);
+  return empty_map<c10::SymInt>(x, (x.sym_size(2) - 1) / stride + 1,
+                                (x.sym_size(3) - 1) / stride + 1);
+}
+
+Tensor backward_map_meta(const Tensor& grad, const Tensor& weight, c10::SymInt height,
+                         c10::SymInt width, int64_t stride, int64_t dilation) {
+  check(grad, grad.sym_size(1), weight, stride, dilation);
+  return empty_map<c10::SymInt>(grad, std::move(height), std::move(width));
+}
+
+Tensor backward_weight_meta(const Tensor&, const Tensor& x, int64_t kernel, int64_t, int64_t) {
+  return at::empty_symint({x.sym_size(1), 1, kernel, kernel}, x.options().dtype(opmath(x)));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
+  m.def("depthwise(Tensor x, Tensor weight, int stride, int dilation) -> Tensor");
+  m.def(
+      "depthwise_backward_map(Tensor grad, Tensor weight, SymInt height, SymInt width, int stride, "
+      "int dilation) -> Tensor");
+  m.def(
+      "depthwise_backward_weight(Tensor grad, Tensor x, int kernel, int stride, int dilation) "
+      "-> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {
+  m.impl("depthwise", forward_cpu);
+  m.impl("depthwise_backward_map", backward_map_cpu);
+  m.impl("depthwise_backward_weight", backward_weight_cpu);
+}
+
+TORCH_LIBRARY_IMPL(snsoftmax, Meta, m) {
+  m.impl("depthwise", forward_meta);
+  m.impl("depthwise_backward_map", backward_map_meta);
+  m.impl("depthwise_backward_weight", backward_weight_meta);
+}
+
+}  // namespace snsoftmax

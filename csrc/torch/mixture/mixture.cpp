@@ -1,0 +1,417 @@
+// The mixture operators: their schemas, the allocation of outputs, the CPU passes over threads.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "../common/device.h"
+#include "../common/dtype.h"
+#include "mixture/mixture.h"
+#include "mixture_checks.h"
+
+namespace snsoftmax {
+
+namespace {
+
+// ---- maps as the kernels see them ----
+
+/// Elements between pixels, where channels are adjacent and pixels evenly spaced; else 0.
+int64_t pixel_stride(const Tensor& map) {
+  if (map.size(1) > 1 && map.stride(1) != 1) return 0;
+  int64_t stride = 0;
+  int64_t inner = 1;  // pixels inside the current dimension
+  for (const int64_t d : {3, 2, 0}) {
+    if (map.size(d) > 1) {
+      if (stride == 0) stride = map.stride(d);
+      if (map.stride(d) != stride * inner) return 0;
+    }
+    inner *= map.size(d);
+  }
+  if (stride == 0) return map.size(1);
+  return stride >= map.size(1) ? stride : 0;
+}
+
+/// Maps for reading; owns the copies of those that are not laid out as the kernels need.
+class Maps {
+ public:
+  MixtureMap read(const Tensor& map) {
+    int64_t stride = pixel_stride(map);
+    const Tensor* from = &map;
+    if (stride == 0) {
+      copies_.push_back(map.contiguous(at::MemoryFormat::ChannelsLast));
+      from = &copies_.back();
+      stride = map.size(1);
+    }
+    return {const_cast<void*>(from->const_data_ptr()), stride};
+  }
+
+ private:
+  std::vector<Tensor> copies_;
+};
+
+MixtureMap writable(const char* name, const Tensor& map) {
+  const int64_t stride = pixel_stride(map);
+  TORCH_CHECK_VALUE(stride != 0, name,
+                    " must be channels_last or a slice of its channels, but has ", "strides ",
+                    map.strides());
+  return {map.mutable_data_ptr(), stride};
+}
+
+MixtureArgs arguments(const Tensor& like, TensorList normalized, TensorList plain, Maps& maps) {
+  MixtureArgs args;
+  args.dtype = *kernel_dtype(like.scalar_type());
+  args.channels = like.size(1);
+  args.pixels = like.size(0) * like.size(2) * like.size(3);
+  args.normalized = static_cast<int>(normalized.size());
+  args.plain = static_cast<int>(plain.size());
+  MixtureMap* map = args.maps;
+  for (const Tensor& y : normalized) *map++ = maps.read(y);
+  for (const Tensor& x : plain) *map++ = maps.read(x);
+  return args;
+}
+
+MixtureRunning running_statistics(TensorList running_mean, TensorList running_var) {
+  MixtureRunning running;
+  for (const auto k : c10::irange(running_mean.size())) {
+    running.mean[k] = running_mean[k].mutable_data_ptr();
+    running.var[k] = running_var[k].mutable_data_ptr();
+  }
+  return running;
+}
+
+MixtureGradients gradient_maps(TensorList grad_normalized, const BoolList& accumulate_normalized,
+                               TensorList grad_plain, const BoolList& accumulate_plain,
+                               size_t normalized) {
+  MixtureGradients gradients;
+  const auto add = [&](const char* name, TensorList grads, const BoolList& accumulate,
+                       size_t first) {
+    for (const auto i : c10::irange(grads.size())) {
+      if (grads[i].numel() == 0) continue;
+      gradients.maps[first + i] = writable(name, grads[i]);
+      if (!accumulate.empty() && accumulate[i]) gradients.accumulate |= uint64_t{1} << (first + i);
+    }
+  };
+  add("grad_normalized", grad_normalized, accumulate_normalized, 0);
+  add("grad_plain", grad_plain, accumulate_plain, normalized);
+  return gradients;
+}
+
+// ---- CPU ----
+
+/// Pixels split evenly over the threads that are worth waking, in chunks of their own.
+class Chunks {
+ public:
+  explicit Chunks(const MixtureArgs& args) {
+    constexpr int64_t kWorthAThread = 16384;  // elements read
+    const int64_t work = args.pixels * args.channels * (args.normalized + args.plain);
+    const int64_t count = std::clamp<int64_t>(work / kWorthAThread, 1, at::get_num_threads());
+    for (int64_t i = 0; i <= count; ++i) bounds_.push_back(args.pixels * i / count);
+  }
+
+  int64_t count() const { return static_cast<int64_t>(bounds_.size()) - 1; }
+  const int64_t* bounds() const { return bounds_.data(); }
+
+  /// f(chunk, first pixel, last pixel + 1)
+  template <class F>
+  void parallel(const F& f) const {
+    at::parallel_for(0, count(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) f(i, bounds_[i], bounds_[i + 1]);
+    });
+  }
+
+ private:
+  std::vector<int64_t> bounds_;
+};
+
+void statistics_cpu(const MixtureArgs& args, const Chunks& chunks, const MixtureRunning& running,
+                    double momentum, double eps, void* mean, void* rstd) {
+  const int64_t size = 2 * args.normalized * args.channels;
+  std::vector<double> partials(static_cast<size_t>(chunks.count() * size));
+  chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
+    mixture_statistics_cpu(args, partials.data() + i * size, begin, end);
+  });
+  mixture_merge_statistics_cpu(args, partials.data(), chunks.bounds(), chunks.count(), eps,
+                               momentum, running, mean, rstd);
+}
+
+void forward_cpu(const MixtureArgs& args, const void* weights, const MixtureRunning& running,
+                 bool training, double momentum, double eps, void* mean, void* rstd, MixtureMap out,
+                 MixtureMap rectified) {
+  const Chunks chunks(args);
+  if (!training) {
+    mixture_running_statistics_cpu(args, running, eps, mean, rstd);
+  } else if (args.normalized > 0) {
+    statistics_cpu(args, chunks, running, momentum, eps, mean, rstd);
+  }
+  chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
+    mixture_combine_cpu(args, weights, mean, rstd, out, rectified, begin, end);
+  });
+}
+
+/// G, S_k and X_l, [1 + K + L, channels]. `grad_weights` is null where it is not wanted.
+std::vector<double> sums_cpu(const MixtureArgs& args, const Chunks& chunks, const void* mean,
+                             const void* rstd, MixtureMap grad, void* grad_weights) {
+  const int64_t size = (1 + args.normalized + args.plain) * args.channels;
+  std::vector<double> partials(static_cast<size_t>(chunks.count() * size));
+  chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
+    mixture_reduce_cpu(args, mean, grad, grad_weights != nullptr, partials.data() + i * size, begin,
+                       end);
+  });
+  mixture_merge_sums_cpu(args, partials.data(), chunks.count(), rstd, grad_weights);
+  return partials;
+}
+
+/// `given` is null or G and S_k; `grad_weights` is null where it is not wanted.
+void backward_cpu(const MixtureArgs& args, const void* weights, const void* mean, const void* rstd,
+                  MixtureMap grad, const MixtureGradients& gradients, const double* given,
+                  void* grad_weights, bool training) {
+  const Chunks chunks(args);
+  const auto wanted = [&](int first, int last) {
+    return std::any_of(gradients.maps + first, gradients.maps + last,
+                       [](const MixtureMap& map) { return map.data != nullptr; });
+  };
+  const bool needs_sums = training && wanted(0, args.normalized);
+  std::vector<double> taken;
+  if (given == nullptr && (needs_sums || grad_weights != nullptr)) {
+    taken = sums_cpu(args, chunks, mean, rstd, grad, grad_weights);
+  }
+  const double* const sums = given != nullptr ? given : needs_sums ? taken.data() : nullptr;
+  if (wanted(0, args.normalized + args.plain)) {
+    chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
+      mixture_write_cpu(args, weights, mean, rstd, sums, grad, gradients, begin, end);
+    });
+  }
+}
+
+// ---- either device ----
+
+std::tuple<Tensor, Tensor, Tensor> forward(TensorList normalized, TensorList plain,
+                                           const Tensor& weights, TensorList running_mean,
+                                           TensorList running_var, bool training, double momentum,
+                                           double eps, const std::optional<Tensor>& rectified) {
+  const Tensor& like =
+      check_forward(normalized, plain, weights, running_mean, running_var, training);
+  if (rectified.has_value()) check_maps("rectified", *rectified, like);
+  Maps maps;
+  const MixtureArgs args = arguments(like, normalized, plain, maps);
+  const auto running = running_statistics(running_mean, running_var);
+  const Tensor w = weights.contiguous();
+  Tensor out = at::empty(like.sizes(), like.options(), at::MemoryFormat::ChannelsLast);
+  Tensor mean = at::empty({args.normalized, args.channels}, like.options().dtype(opmath(like)));
+  Tensor rstd = at::empty_like(mean);
+  const MixtureMap to = writable("out", out);
+  const MixtureMap also = rectified.has_value() ? writable("rectified", *rectified) : MixtureMap{};
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (like.is_cuda()) {
+    on_device("mixture", like, mixture_workspace_cuda(args), [&](void* workspace, void* stream) {
+      return mixture_forward_cuda(args, w.const_data_ptr(), running, training, momentum, eps,
+                                  mean.mutable_data_ptr(), rstd.mutable_data_ptr(), to, also,
+                                  workspace, stream);
+    });
+    return {std::move(out), std::move(mean), std::move(rstd)};
+  }
+#endif
+  forward_cpu(args, w.const_data_ptr(), running, training, momentum, eps, mean.mutable_data_ptr(),
+              rstd.mutable_data_ptr(), to, also);
+  return {std::move(out), std::move(mean), std::move(rstd)};
+}
+
+Tensor backward(const Tensor& grad, TensorList normalized, TensorList plain, const Tensor& weights,
+                const Tensor& mean, const Tensor& rstd, TensorList grad_normalized,
+                const BoolList& accumulate_normalized, TensorList grad_plain,
+                const BoolList& accumulate_plain, bool need_grad_weights, bool training,
+                const std::optional<Tensor>& sums) {
+  check_backward(grad, normalized, plain, weights, mean, rstd, grad_normalized,
+                 accumulate_normalized, grad_plain, accumulate_plain);
+  if (sums.has_value()) check_sums(*sums, mean, need_grad_weights);
+  Maps maps;
+  const MixtureArgs args = arguments(grad, normalized, plain, maps);
+  const auto gradients = gradient_maps(grad_normalized, accumulate_normalized, grad_plain,
+                                       accumulate_plain, normalized.size());
+  const MixtureMap g = maps.read(grad);
+  const Tensor w = weights.contiguous();
+  const Tensor mean_c = mean.contiguous();
+  const Tensor rstd_c = rstd.contiguous();
+  Tensor grad_weights =
+      at::empty({need_grad_weights ? args.normalized + args.plain : 0}, weights.options());
+  void* const dw = need_grad_weights ? grad_weights.mutable_data_ptr() : nullptr;
+  const std::optional<Tensor> sums_c =
+      sums.has_value() ? std::make_optional(sums->contiguous()) : std::nullopt;
+  const double* const given = sums_c.has_value() ? sums_c->const_data_ptr<double>() : nullptr;
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (grad.is_cuda()) {
+    on_device("mixture", grad, mixture_workspace_cuda(args), [&](void* workspace, void* stream) {
+      return mixture_backward_cuda(args, w.const_data_ptr(), mean_c.const_data_ptr(),
+                                   rstd_c.const_data_ptr(), g, gradients, given, dw, training,
+                                   workspace, stream);
+    });
+    return grad_weights;
+  }
+#endif
+  backward_cpu(args, w.const_data_ptr(), mean_c.const_data_ptr(), rstd_c.const_data_ptr(), g,
+               gradients, given, dw, training);
+  return grad_weights;
+}
+
+// ---- the first pass of each way alone, for batches shared out over processes ----
+
+std::tuple<Tensor, Tensor> statistics(TensorList normalized) {
+  const Tensor& like = check_normalized(normalized);
+  Maps maps;
+  const MixtureArgs args = arguments(like, normalized, {}, maps);
+  Tensor mean = at::empty({args.normalized, args.channels}, like.options().dtype(opmath(like)));
+  Tensor rstd = at::empty_like(mean);
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (like.is_cuda()) {
+    on_device("mixture", like, mixture_workspace_cuda(args), [&](void* workspace, void* stream) {
+      return mixture_forward_cuda(args, nullptr, {}, /*training=*/true, /*momentum=*/0.0,
+                                  /*eps=*/0.0, mean.mutable_data_ptr(), rstd.mutable_data_ptr(), {},
+                                  {}, workspace, stream);
+    });
+    return {std::move(mean), std::move(rstd)};
+  }
+#endif
+  statistics_cpu(args, Chunks(args), {}, /*momentum=*/0.0, /*eps=*/0.0, mean.mutable_data_ptr(),
+                 rstd.mutable_data_ptr());
+  return {std::move(mean), std::move(rstd)};
+}
+
+std::tuple<Tensor, Tensor> sums(const Tensor& grad, TensorList normalized, TensorList plain,
+                                const Tensor& mean, const Tensor& rstd, bool need_grad_weights) {
+  check_sums_inputs(grad, normalized, plain, mean, rstd);
+  Maps maps;
+  const MixtureArgs args = arguments(grad, normalized, plain, maps);
+  const MixtureMap g = maps.read(grad);
+  const Tensor mean_c = mean.contiguous();
+  const Tensor rstd_c = rstd.contiguous();
+  Tensor totals =
+      at::empty({1 + args.normalized, args.channels}, grad.options().dtype(at::kDouble));
+  Tensor grad_weights =
+      at::empty({need_grad_weights ? args.normalized + args.plain : 0}, mean.options());
+  void* const dw = need_grad_weights ? grad_weights.mutable_data_ptr() : nullptr;
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (grad.is_cuda()) {
+    on_device("mixture", grad, mixture_workspace_cuda(args), [&](void* workspace, void* stream) {
+      return mixture_sums_cuda(args, mean_c.const_data_ptr(), rstd_c.const_data_ptr(), g,
+                               totals.mutable_data_ptr<double>(), dw, workspace, stream);
+    });
+    return {std::move(totals), std::move(grad_weights)};
+  }
+#endif
+  const std::vector<double> found =
+      sums_cpu(args, Chunks(args), mean_c.const_data_ptr(), rstd_c.const_data_ptr(), g, dw);
+  std::copy_n(found.data(), totals.numel(), totals.mutable_data_ptr<double>());
+  return {std::move(totals), std::move(grad_weights)};
+}
+
+// ---- fake tensors ----
+
+std::tuple<Tensor, Tensor, Tensor> forward_meta(TensorList normalized, TensorList plain,
+                                                const Tensor& weights, TensorList running_mean,
+                                                TensorList running_var, bool training, double,
+                                                double, const std::optional<Tensor>& rectified) {
+  const Tensor& like =
+      check_forward(normalized, plain, weights, running_mean, running_var, training);
+  if (rectified.has_value()) check_maps("rectified", *rectified, like);
+  const auto options = like.options();
+  Tensor mean = at::empty_symint({static_cast<int64_t>(normalized.size()), like.sym_size(1)},
+                                 options.dtype(opmath(like)));
+  Tensor rstd = at::empty_like(mean);
+  return {at::empty_symint(like.sym_sizes(), options, at::MemoryFormat::ChannelsLast),
+          std::move(mean), std::move(rstd)};
+}
+
+Tensor backward_meta(const Tensor& grad, TensorList normalized, TensorList plain,
+                     const Tensor& weights, const Tensor& mean, const Tensor& rstd,
+                     TensorList grad_normalized, const BoolList& accumulate_normalized,
+                     TensorList grad_plain, const BoolList& accumulate_plain,
+                     bool need_grad_weights, bool, const std::optional<Tensor>& sums) {
+  check_backward(grad, normalized, plain, weights, mean, rstd, grad_normalized,
+                 accumulate_normalized, grad_plain, accumulate_plain);
+  if (sums.has_value()) check_sums(*sums, mean, need_grad_weights);
+  const size_t maps = need_grad_weights ? normalized.size() + plain.size() : 0;
+  return at::empty({static_cast<int64_t>(maps)}, weights.options());
+}
+
+std::tuple<Tensor, Tensor> statistics_meta(TensorList normalized) {
+  const Tensor& like = check_normalized(normalized);
+  Tensor mean = at::empty_symint({static_cast<int64_t>(normalized.size()), like.sym_size(1)},
+                                 like.options().dtype(opmath(like)));
+  Tensor rstd = at::empty_like(mean);
+  return {std::move(mean), std::move(rstd)};
+}
+
+std::tuple<Tensor, Tensor> sums_meta(const Tensor& grad, TensorList normalized, TensorList plain,
+                                     const Tensor& mean, const Tensor& rstd,
+                                     bool need_grad_weights) {
+  check_sums_inputs(grad, normalized, plain, mean, rstd);
+  const size_t maps = need_grad_weights ? normalized.size() + plain.size() : 0;
+  return {at::empty_symint({static_cast<int64_t>(1 + normalized.size()), grad.sym_size(1)},
+                           grad.options().dtype(at::kDouble)),
+          at::empty({static_cast<int64_t>(maps)}, mean.options())};
+}
+
+// ---- `mixture` is `mixture_forward` with a gradient, which mixture_autograd.cpp adds ----
+
+template <auto kForward>
+std::tuple<Tensor, Tensor, Tensor> differentiable(TensorList normalized, TensorList plain,
+                                                  const Tensor& weights, TensorList running_mean,
+                                                  TensorList running_var, bool training,
+                                                  double momentum, double eps) {
+  return kForward(normalized, plain, weights, running_mean, running_var, training, momentum, eps,
+                  std::nullopt);
+}
+
+TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
+  m.def(
+      "mixture(Tensor[] normalized, Tensor[] plain, Tensor weights, Tensor(a!)[] running_mean, "
+      "Tensor(b!)[] running_var, bool training, float momentum, float eps) "
+      "-> (Tensor out, Tensor mean, Tensor rstd)");
+  m.def(
+      "mixture_forward(Tensor[] normalized, Tensor[] plain, Tensor weights, "
+      "Tensor(a!)[] running_mean, Tensor(b!)[] running_var, bool training, float momentum, "
+      "float eps, Tensor(c!)? rectified=None) -> (Tensor out, Tensor mean, Tensor rstd)");
+  m.def(
+      "mixture_backward(Tensor grad, Tensor[] normalized, Tensor[] plain, Tensor weights, "
+      "Tensor mean, Tensor rstd, Tensor(a!)[] grad_normalized, bool[] accumulate_normalized, "
+      "Tensor(b!)[] grad_plain, bool[] accumulate_plain, bool need_grad_weights, bool training, "
+      "Tensor? sums=None) -> Tensor grad_weights");
+  m.def("mixture_statistics(Tensor[] normalized) -> (Tensor mean, Tensor rstd)");
+  m.def(
+      "mixture_sums(Tensor grad, Tensor[] normalized, Tensor[] plain, Tensor mean, Tensor rstd, "
+      "bool need_grad_weights) -> (Tensor sums, Tensor grad_weights)");
+}
+
+TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {
+  m.impl("mixture", differentiable<forward>);
+  m.impl("mixture_forward", forward);
+  m.impl("mixture_backward", backward);
+  m.impl("mixture_statistics", statistics);
+  m.impl("mixture_sums", sums);
+}
+
+#ifdef SNSOFTMAX_WITH_CUDA
+TORCH_LIBRARY_IMPL(snsoftmax, CUDA, m) {
+  m.impl("mixture", differentiable<forward>);
+  m.impl("mixture_forward", forward);
+  m.impl("mixture_backward", backward);
+  m.impl("mixture_statistics", statistics);
+  m.impl("mixture_sums", sums);
+}
+#endif
+
+TORCH_LIBRARY_IMPL(snsoftmax, Meta, m) {
+  m.impl("mixture", differentiable<forward_meta>);
+  m.impl("mixture_forward", forward_meta);
+  m.impl("mixture_backward", backward_meta);
+  m.impl("mixture_statistics", statistics_meta);
+  m.impl("mixture_sums", sums_meta);
+}
+
+}  // namespace
+}  // namespace snsoftmax
