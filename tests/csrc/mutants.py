@@ -196,7 +196,8 @@ def build(
 ) -> Path:
     """The test program with the sources in `kernels`."""
     target, program = folder / "kernels.o", folder / "test"
-    compile_object(compiler, kind, kernels / operator / f"{operator}_cuda.cu", [SIMT, kernels], target)
+    source = kernels / operator / f"{operator}_cuda.cu"
+    compile_object(compiler, kind, source, [SIMT, kernels], target)
     command = [compiler, *SANITIZERS[kind], str(target), *map(str, tests)]
     subprocess.run([*command, "-pthread", "-o", str(program)], check=True)
     return program
