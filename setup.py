@@ -170,10 +170,10 @@ def extension() -> object:
     sources += [str(s) for s in kernel_sources() if s.suffix == ".cu"]
     return cpp_extension.CUDAExtension(
         "snsoftmax._C",
-            sources,
-            include_dirs=include,
-            define_macros=macros,
-            extra_compile_args=flags,
+        sources,
+        include_dirs=include,
+        define_macros=macros,
+        extra_compile_args=flags,
     )
 
 

@@ -1,17 +1,14 @@
-"""Discrete architectures: derivation from β and the two official text formats."""
+"""Discrete architectures and their two official text formats."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from darts.spaces.table import Cell, Space
+from darts.networks.operations import OPERATIONS
 
 KEPT_EDGES = 2
 """Incoming edges that a node of the DARTS space keeps."""
@@ -65,63 +62,6 @@ def genotype_string(genotype: Genotype) -> str:
     return str(genotype)
 
 
-def derive(space: Space, weights: Mapping[str, Tensor]) -> Genotype:
-    """Keep the strongest operation of each edge (Eq. 2).
-
-    In the DARTS spaces ``none`` cannot be chosen, and each node keeps the two incoming edges
-    whose strongest operation weighs most (Liu et al., section 2.4). The first of equals wins.
-    """
-    space.check(weights)
-    rows = {name: weights[name].detach().cpu().tolist() for name in space.cells}
-    pick = _strongest_operations if space.skeleton == "nb201" else _strongest_edges
-    return Genotype(
-        space.skeleton,
-        tuple((name, pick(cell, rows[name])) for name, cell in space.cells.items()),
-    )
-
-
-def discrete(space: Space, genotype: Genotype) -> dict[str, Tensor]:
-    """The β that is ``genotype``: 1 for each chosen operation, 0 elsewhere.
-
-    The supernet with these weights is the pruned network of Fig. 4B.
-
-    Returns:
-        Float32 [edges, operations] for each cell type, on the CPU.
-    """
-    import torch
-
-    weights = {}
-    for name, cell in space.cells.items():
-        beta = torch.zeros(cell.shape)
-        for operation, *edge in genotype.cell(name):
-            row = cell.edges.index((edge[0], edge[1]))
-            beta[row, cell.candidates[row].index(operation)] = 1
-        weights[name] = beta
-    return weights
-
-
-def _strongest_operations(cell: Cell, rows: list[list[float]]) -> tuple[Choice, ...]:
-    return tuple(
-        Choice(candidates[max(range(len(row)), key=row.__getitem__)], *edge)
-        for edge, candidates, row in zip(cell.edges, cell.candidates, rows, strict=True)
-    )
-
-
-def _strongest_edges(cell: Cell, rows: list[list[float]]) -> tuple[Choice, ...]:
-    choices: list[Choice] = []
-    for node in cell.nodes:
-        best: list[tuple[float, Choice]] = []
-        for e in cell.incoming(node):
-            weight, operation = max(
-                ((w, o) for w, o in zip(rows[e], cell.candidates[e], strict=True) if o != "none"),
-                key=lambda pair: pair[0],
-            )
-            best.append((weight, Choice(operation, *cell.edges[e])))
-        best.sort(key=lambda pair: -pair[0])
-        choices += [choice for _, choice in best[:KEPT_EDGES]]
-    return tuple(choices)
-
-
 def _format_nb201(genotype: Genotype) -> str:
     nodes: dict[int, list[str]] = {}
     for operation, source, target in genotype.cell("cell"):
@@ -130,8 +70,6 @@ def _format_nb201(genotype: Genotype) -> str:
 
 
 def _parse_nb201(text: str) -> Genotype:
-    from darts.networks.operations import OPERATIONS
-
     choices = []
     for target, node in enumerate(text.split("+"), start=1):
         if not re.fullmatch(r"\|(?:\w+~\d+\|)+", node):
@@ -142,7 +80,7 @@ def _parse_nb201(text: str) -> Genotype:
     _require(
         text, all(c.source < c.target for c in choices), "has an edge that leads to an earlier node"
     )
-    _check_operations(text, choices, tuple(OPERATIONS))
+    _check_operations(text, choices)
     return Genotype("nb201", (("cell", tuple(choices)),))
 
 
@@ -156,8 +94,6 @@ def _format_darts(genotype: Genotype) -> str:
 
 
 def _parse_darts(text: str) -> Genotype:
-    from darts.spaces.nasnet import OPERATIONS
-
     try:
         call = ast.parse(text, mode="eval").body
         assert isinstance(call, ast.Call)
@@ -171,7 +107,7 @@ def _parse_darts(text: str) -> Genotype:
             )
             _require(text, len(choices) == 8, f"{name} must have 8 pairs (operation, source)")
             _require(text, all(0 <= c.source < c.target for c in choices), "has an unknown source")
-            _check_operations(text, choices, (*OPERATIONS, "noise"))
+            _check_operations(text, choices)
             cells.append((name, choices))
     except (SyntaxError, AssertionError, KeyError, TypeError) as error:
         raise ValueError(f"genotype {text!r} is not a DARTS Genotype(...) tuple") from error
@@ -197,11 +133,12 @@ def _check_concat(text: str, node: ast.expr | None) -> None:
     _require(text, values == [2, 3, 4, 5], "must concatenate nodes 2 to 5")
 
 
-def _check_operations(text: str, choices: Iterable[Choice], allowed: tuple[str, ...]) -> None:
+def _check_operations(text: str, choices: Iterable[Choice]) -> None:
     for choice in choices:
-        if choice.operation not in allowed:
+        if choice.operation not in OPERATIONS:
             raise ValueError(
-                f"genotype {text!r}: operation {choice.operation!r} is not one of {allowed}"
+                f"genotype {text!r}: operation {choice.operation!r} is not one of "
+                f"{', '.join(OPERATIONS)}"
             )
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from darts.networks.genotype import KEPT_EDGES, Choice, Genotype
 from darts.networks.operations import OPERATIONS
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from darts.networks.genotype import Genotype
 
 Edge = tuple[int, int]
 """(source node, target node)."""
@@ -96,10 +94,38 @@ class Space:
             raise ValueError(f"cells {sorted(self.cells)} must be {names} for {self.skeleton!r}")
 
     def derive(self, weights: Mapping[str, Tensor]) -> Genotype:
-        """The discrete architecture of β (Eq. 2), one [edges, operations] tensor per cell type."""
-        from darts.networks.genotype import derive
+        """The discrete architecture of β: the strongest operation of each edge (Eq. 2).
 
-        return derive(self, weights)
+        In the DARTS spaces ``none`` cannot be chosen, and each node keeps the two incoming edges
+        whose strongest operation weighs most (Liu et al., section 2.4). The first of equals wins.
+
+        Args:
+            weights: β, one [edges, operations] tensor per cell type.
+        """
+        self.check(weights)
+        rows = {name: weights[name].detach().cpu().tolist() for name in self.cells}
+        pick = _strongest_operations if self.skeleton == "nb201" else _strongest_edges
+        return Genotype(
+            self.skeleton,
+            tuple((name, pick(cell, rows[name])) for name, cell in self.cells.items()),
+        )
+
+    def discrete(self, genotype: Genotype) -> dict[str, Tensor]:
+        """The β that is ``genotype``: 1 for each chosen operation, 0 elsewhere.
+
+        The supernet with these weights is the pruned network of Fig. 4B.
+
+        Returns:
+            Float32 [edges, operations] for each cell type, on the CPU.
+        """
+        weights = {}
+        for name, cell in self.cells.items():
+            beta = torch.zeros(cell.shape)
+            for operation, *edge in genotype.cell(name):
+                row = cell.edges.index((edge[0], edge[1]))
+                beta[row, cell.candidates[row].index(operation)] = 1
+            weights[name] = beta
+        return weights
 
     def check(self, weights: Mapping[str, Tensor]) -> None:
         """Raise ValueError unless ``weights`` has the shape of this space's β."""
@@ -109,3 +135,25 @@ class Space:
             shape = tuple(weights[name].shape)
             if shape != cell.shape:
                 raise ValueError(f"weights[{name!r}] has shape {shape}, must be {cell.shape}")
+
+
+def _strongest_operations(cell: Cell, rows: list[list[float]]) -> tuple[Choice, ...]:
+    return tuple(
+        Choice(candidates[max(range(len(row)), key=row.__getitem__)], *edge)
+        for edge, candidates, row in zip(cell.edges, cell.candidates, rows, strict=True)
+    )
+
+
+def _strongest_edges(cell: Cell, rows: list[list[float]]) -> tuple[Choice, ...]:
+    choices: list[Choice] = []
+    for node in cell.nodes:
+        best: list[tuple[float, Choice]] = []
+        for e in cell.incoming(node):
+            weight, operation = max(
+                ((w, o) for w, o in zip(rows[e], cell.candidates[e], strict=True) if o != "none"),
+                key=lambda pair: pair[0],
+            )
+            best.append((weight, Choice(operation, *cell.edges[e])))
+        best.sort(key=lambda pair: -pair[0])
+        choices += [choice for _, choice in best[:KEPT_EDGES]]
+    return tuple(choices)

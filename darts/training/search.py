@@ -25,7 +25,7 @@ from darts.devices.capture import CapturedStep, set_learning_rate
 from darts.devices.device import check_device
 from darts.errors import UserError
 from darts.methods import Step, Weights, get_method
-from darts.networks.genotype import Genotype, discrete
+from darts.networks.genotype import Genotype
 from darts.results.figures import save_run
 from darts.results.run_folder import EpochRecord, RunFolder
 from darts.spaces import get_space
@@ -333,7 +333,7 @@ class Search:
         scores = self.method.scores()
         found = self.space.derive(scores)
         pruned = {
-            cell: beta.to(self.config.device) for cell, beta in discrete(self.space, found).items()
+            cell: beta.to(self.config.device) for cell, beta in self.space.discrete(found).items()
         }
         genotype = str(found)
         record = {
