@@ -78,8 +78,9 @@ class DrNAS(Method):
         """The loss, with the divergence from the uniform Dirichlet where asked for."""
         objective = super().arch_objective(loss)
         if self.options.kl:
+            # Validation would read the values on the host, which no recorded step can.
             for logits in self.logits.values():
-                q = Dirichlet(self.concentration(logits))
-                p = Dirichlet(torch.ones_like(logits))
+                q = Dirichlet(self.concentration(logits), validate_args=False)
+                p = Dirichlet(torch.ones_like(logits), validate_args=False)
                 objective = objective + self.options.kl * kl_divergence(q, p).sum()
         return objective

@@ -131,7 +131,8 @@ class _NormalizedDepthwise(torch.autograd.Function):
         if through is None:
             return None, grad_weight, *nothing
         through = torch.ops.aten.threshold_backward(through, rectified, 0)
-        grad_map = torch.empty_like(y)
+        # y lies as its convolution left it, which need not be channels_last.
+        grad_map = torch.empty_like(y, memory_format=torch.channels_last)
         _ops.mixture_backward(
             through, [y], [], one, mean, rstd, [grad_map], [], [], [], False, training
         )

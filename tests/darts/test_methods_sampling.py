@@ -2,10 +2,12 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from darts.methods.base import one_hot
 from darts.spaces import get_space
@@ -130,3 +132,27 @@ def test_widening_copies_channels_and_keeps_the_rest() -> None:
     assert torch.equal(large[:2, :2], small)
     for channel in large[:, :2]:
         assert any(torch.equal(channel, original) for original in small)
+
+
+class NoHostReads(TorchDispatchMode):
+    """What a recorded step cannot do: read a value on the host."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.is_nonzero.default,
+            torch.ops.aten.equal.default,
+        ), f"{func} reads a value on the host"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("drnas", {}), ("drnas", {"kl": 1.0}), ("edd", {}), ("darts-v1", {})]
+)
+def test_the_arch_step_reads_nothing_on_the_host(name: str, options: dict[str, object]) -> None:
+    method = make(name, options=options)
+    assert method.capturable
+    method.begin_epoch(0)
+    loss = LinearLoss(torch.zeros(6, 5))
+    with NoHostReads():
+        method.arch_objective(loss).backward()
