@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, Literal, overload
 
 import torch
@@ -14,12 +15,21 @@ DEFAULT_SCALE = 100.0
 """s of Eq. 7 where the caller names no smooth temperature: the paper's s = 100."""
 
 
+class Unnamed(Enum):
+    """What stands for `DEFAULT_SCALE`, so that naming it differs from leaving it out."""
+
+    SCALE = DEFAULT_SCALE
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
 @overload
 def sn_softmax(
     logits: Tensor,
     temperature: float | Tensor,
     *,
-    scale: float | None = ...,
+    scale: float | Unnamed | None = ...,
     smooth_temperature: float | Tensor | None = ...,
     dim: int = ...,
     return_entropy: Literal[False] = ...,
@@ -29,18 +39,28 @@ def sn_softmax(
     logits: Tensor,
     temperature: float | Tensor,
     *,
-    scale: float | None = ...,
+    scale: float | Unnamed | None = ...,
     smooth_temperature: float | Tensor | None = ...,
     dim: int = ...,
     return_entropy: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
+@overload
+def sn_softmax(
+    logits: Tensor,
+    temperature: float | Tensor,
+    *,
+    scale: float | None | Unnamed = ...,
+    smooth_temperature: float | Tensor | None = ...,
+    dim: int = ...,
+    return_entropy: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def sn_softmax(
     logits: Tensor,
     temperature: float | Tensor,
     *,
-    scale: float | None = DEFAULT_SCALE,
+    scale: float | Unnamed | None = Unnamed.SCALE,
     smooth_temperature: float | Tensor | None = None,
     dim: int = -1,
     return_entropy: bool = False,
@@ -81,8 +101,8 @@ def sn_softmax(
             and `smooth_temperature` are given, or a temperature's shape does not broadcast.
         IndexError: `dim` is out of range.
     """
-    if smooth_temperature is not None and scale == DEFAULT_SCALE:
-        scale = None
+    if scale is Unnamed.SCALE:
+        scale = DEFAULT_SCALE if smooth_temperature is None else None
     if torch.compiler.is_compiling() or has_torch_function_unary(logits):
         return _through_dispatcher(
             logits, temperature, scale, smooth_temperature, dim, return_entropy
@@ -108,6 +128,11 @@ def _through_dispatcher(
         one = torch.ones((), dtype=torch.float64)
         return value if isinstance(value, Tensor) else one * value
 
+    if not isinstance(return_entropy, bool):
+        raise TypeError(
+            "sn_softmax: return_entropy must be True or False, got "
+            f"{type(return_entropy).__name__}."
+        )
     ops = torch.ops.snsoftmax
     op = ops.sn_softmax_entropy if return_entropy else ops.sn_softmax
     smooth = None if smooth_temperature is None else as_tensor(smooth_temperature)

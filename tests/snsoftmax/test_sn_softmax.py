@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -278,11 +279,69 @@ def test_gradient_only_through_entropy() -> None:
 
 def test_module_is_the_function() -> None:
     logits = torch.randn(6, 5)
-    assert torch.equal(SNSoftmax()(logits, 0.1), sn_softmax(logits, 0.1))
+    assert torch.equal(SNSoftmax(0.1)(logits), sn_softmax(logits, 0.1))
+    assert torch.equal(SNSoftmax(0.3)(logits, 0.1), sn_softmax(logits, 0.1))
     module = SNSoftmax(smooth_temperature=1.0, dim=0)
     expected = sn_softmax(logits, 0.1, smooth_temperature=1.0, dim=0)
     assert torch.equal(module(logits, 0.1), expected)
     assert "smooth_temperature=1.0" in repr(module)
+    for got, want in zip(
+        SNSoftmax(0.2, return_entropy=True)(logits),
+        sn_softmax(logits, 0.2, return_entropy=True),
+        strict=True,
+    ):
+        assert torch.equal(got, want)
+
+
+def test_module_in_a_sequence() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(8, 4), SNSoftmax(0.1))
+    x = torch.randn(3, 8)
+    assert torch.equal(net(x), sn_softmax(net[0](x), 0.1))
+
+
+def test_a_modules_tensors_are_buffers() -> None:
+    module = SNSoftmax(torch.tensor(0.1), smooth_temperature=torch.tensor(2.0))
+    assert set(module.state_dict()) == {"temperature", "smooth_temperature"}
+    assert {t.dtype for t in module.double().buffers()} == {torch.float64}
+    other = SNSoftmax(torch.tensor(1.0), smooth_temperature=torch.tensor(1.0))
+    other.load_state_dict(module.state_dict())
+    logits = torch.randn(6, 5)
+    assert torch.equal(other(logits), sn_softmax(logits, 0.1, smooth_temperature=2.0))
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "settings"),
+    [
+        (ValueError, "scale must be a finite number above 1", {"scale": 0.1}),
+        (ValueError, "temperature must be a positive", {"temperature": -1.0}),
+        (TypeError, "temperature must be a number or a tensor", {"temperature": "1"}),
+        (ValueError, "not both", {"scale": 100.0, "smooth_temperature": 1.0}),
+    ],
+)
+def test_a_module_is_checked_when_made(
+    error: type[Exception], message: str, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(error, match=message):
+        SNSoftmax(**settings)
+
+
+def test_a_module_without_a_temperature_says_so() -> None:
+    with pytest.raises(ValueError, match="temperature is missing"):
+        SNSoftmax()(torch.zeros(3))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_alike_in_eager_and_compiled(compiled: bool) -> None:
+    def call(**settings: Any) -> Any:
+        return sn_softmax(torch.zeros(2, 3), 0.1, **settings)
+
+    run = torch.compile(call, backend="eager") if compiled else call
+    assert run().shape == (2, 3)
+    # The default's own value is refused beside a smooth temperature like any other.
+    with pytest.raises(Exception, match="not both, got scale=100"):
+        run(scale=100.0, smooth_temperature=1.0)
+    with pytest.raises(Exception, match="return_entropy must be True or False, got int"):
+        run(return_entropy=1)
 
 
 @pytest.mark.parametrize(
@@ -302,6 +361,8 @@ def test_module_is_the_function() -> None:
         (TypeError, "scale must be a number or None, got str", {"scale": "s"}),
         (ValueError, "smooth_temperature must be .* got 0", {"smooth_temperature": 0.0}),
         (ValueError, "not both, got scale=7", {"scale": 7.0, "smooth_temperature": 1.0}),
+        (ValueError, "not both, got scale=100", {"scale": 100.0, "smooth_temperature": 1.0}),
+        (TypeError, "return_entropy must be True or False, got int", {"return_entropy": 1}),
         (IndexError, "dim must be from -2 to 1 .* got 2", {"dim": 2}),
         (ValueError, "not differentiated", {"temperature": torch.ones((), requires_grad=True)}),
     ],

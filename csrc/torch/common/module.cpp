@@ -40,6 +40,8 @@ PyObject* sn_softmax_call(PyObject*, PyObject* const* args, Py_ssize_t count) {
   if (args[3] != Py_None) params.smooth = temperature_arg("smooth_temperature", args[3]);
   params.dim = PyLong_AsLongLong(args[4]);
   if (params.dim == -1 && PyErr_Occurred()) return nullptr;
+  TORCH_CHECK_TYPE(PyBool_Check(args[5]), "sn_softmax: return_entropy must be True or False, got ",
+                   Py_TYPE(args[5])->tp_name, ".");
   const bool with_entropy = args[5] == Py_True;
   Tensor probs, entropy;
   {
