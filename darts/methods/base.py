@@ -165,6 +165,13 @@ class Method:
         with torch.no_grad():
             return self.weights()
 
+    def clipped_with_weights(self) -> list[Tensor]:
+        """Those of `parameters()` whose gradient counts in the norm that ω's is clipped by.
+
+        It is the last arch step's, which nobody has cleared, plus the weight loss's.
+        """
+        return []
+
     # ---------------------------------------------------------------- arch step
 
     def parameters(self) -> list[Tensor]:
@@ -200,7 +207,11 @@ class Method:
     def arch_update(self, gradients: list[Tensor]) -> None:
         """Move α along `gradients`, which have been clipped already."""
         for parameter, gradient in zip(self.parameters(), gradients, strict=True):
-            parameter.grad = gradient
+            # In place: a recorded weight step reads it where it is (`clipped_with_weights`).
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad.copy_(gradient)
         self.optimizer.step()
 
     def arch_step(self, step: Step) -> None:
@@ -283,6 +294,9 @@ class Method:
         """Everything that a resumed search needs."""
         return {
             "parameters": [p.detach().clone() for p in self.parameters()],
+            "gradients": [
+                p.grad.clone() for p in self.clipped_with_weights() if p.grad is not None
+            ],
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "gradient_norms": self._norms.clone(),
@@ -294,6 +308,8 @@ class Method:
         with torch.no_grad():
             for parameter, saved in zip(self.parameters(), state["parameters"], strict=True):
                 parameter.copy_(saved)
+        for parameter, saved in zip(self.clipped_with_weights(), state["gradients"], strict=False):
+            parameter.grad = saved.to(self.device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self._norms.copy_(state["gradient_norms"])

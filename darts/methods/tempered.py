@@ -23,6 +23,11 @@ class Tempered(Method):
             "st=1", "sn-softmax: off, st=X (smooth temperature X) or s=X (scale X > 1)"
         )
 
+        joint_clip: bool = setting(
+            False,
+            "clip ω's gradient by the norm of ω's and α's together, as the released code does",
+        )
+
         def __post_init__(self) -> None:
             self.smoothing()
 
@@ -56,6 +61,14 @@ class Tempered(Method):
         """sn-softmax at the current temperature (Eq. 8)."""
         smoothing = self.options.smoothing() if self.smoothed(cell) else {"scale": None}
         return sn_softmax(logits, self.temperature, **smoothing)
+
+    def clipped_with_weights(self) -> list[Tensor]:
+        """α where the clip is joint.
+
+        The released NAS-Bench-201 loop clips `network.parameters()`, α among them. At a small t
+        α's gradient is much the larger, so that ω learns at a fraction of its rate.
+        """
+        return self.parameters() if self.options.joint_clip else []
 
     def temperature_at(self, epoch: int) -> float:
         """The temperature of `epoch`; called once, at its start."""

@@ -77,10 +77,15 @@ def weight_step(
     batch: Batch,
     weights: Weights,
     *,
+    alphas: Sequence[Tensor] = (),
     zero_skip: bool = True,
     precision: torch.dtype | None = None,
 ) -> Outcome:
-    """Write ∂loss/∂ω of the whole batch into ``.grad`` of every parameter; none for β.
+    """Write ∂loss/∂ω of the whole batch into ``.grad`` of every parameter.
+
+    ``alphas``: leaves of ``weights`` whose gradient is added to what their ``.grad`` holds, as
+    ``loss.backward()`` would. Every candidate is computed then, since the smooth term's gradient
+    asks for that of all β.
 
     ``zero_skip``: candidates whose β is lost in rounding beside the largest of their edge (at most
     a quarter of the ``eps`` of ``precision`` times it: 2^-25 in float32, 2^-9 in bfloat16) are not
@@ -89,17 +94,23 @@ def weight_step(
     which costs nothing on the CPU; on other devices, where it would wait for the device, nothing
     is skipped.
     """
-    weights = {name: w.detach() for name, w in weights.items()}
+    if not alphas:
+        weights = {name: w.detach() for name, w in weights.items()}
     live = None
-    if zero_skip and all(w.device.type == "cpu" for w in weights.values()):
+    if zero_skip and not alphas and all(w.device.type == "cpu" for w in weights.values()):
         dtype = precision or next(iter(weights.values())).dtype
         live = live_operations(weights, torch.finfo(dtype).eps / 4)
     loss, logits = cross_entropy(net, batch, weights, live, precision)
     parameters = [p for p in net.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-    parallel.average_(gradients)
-    for p, g in zip(parameters, gradients, strict=True):
+    gradients = torch.autograd.grad(
+        loss, [*parameters, *alphas], allow_unused=True, materialize_grads=True
+    )
+    of_parameters, of_alphas = gradients[: len(parameters)], gradients[len(parameters) :]
+    parallel.average_(of_parameters)
+    for p, g in zip(parameters, of_parameters, strict=True):
         p.grad = g
+    for alpha, g in zip(alphas, of_alphas, strict=True):
+        alpha.grad = g if alpha.grad is None else alpha.grad.add_(g)
     return Outcome(loss.detach(), logits.detach())
 
 

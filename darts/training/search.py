@@ -306,15 +306,17 @@ class Search:
 
     def weight_step(self, step: Step) -> Outcome:
         """SGD on ω with the method's β; operations whose β is lost in rounding are left out."""
+        alphas = self.method.clipped_with_weights()
         outcome = weight_step(
             self.net,
             step.weight_batch,
-            self.method.training_weights(step),
+            self.method.weights() if alphas else self.method.training_weights(step),
+            alphas=alphas,
             zero_skip=self.config.supernet.zero_skip,
             precision=self.precision,
         )
         if clip := self.config.weights.clip:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), clip)
+            torch.nn.utils.clip_grad_norm_([*self.net.parameters(), *alphas], clip)
         self.optimizer.step()
         return outcome
 
