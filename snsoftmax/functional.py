@@ -49,7 +49,7 @@ def sn_softmax(
     logits: Tensor,
     temperature: float | Tensor,
     *,
-    scale: float | None | Unnamed = ...,
+    scale: float | Unnamed | None = ...,
     smooth_temperature: float | Tensor | None = ...,
     dim: int = ...,
     return_entropy: bool,

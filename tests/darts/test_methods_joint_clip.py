@@ -54,7 +54,7 @@ def released_loop(search: Search, smooth: float | None) -> Iterator[tuple[Any, T
 
     def loss(data: Batch, t: float) -> Tensor:
         beta = torch.softmax(alpha / t, -1)
-        if smooth is not None and search.method.smoothed("cell"):
+        if smooth is not None:
             q = torch.softmax(alpha / smooth, -1)
             beta = beta + q - q.detach()
         return F.cross_entropy(net(data.images, {"cell": beta}, None), data.labels)
