@@ -109,8 +109,7 @@ wheel-test: wheel
 	  bin/python -m pip install --quiet "torch==$$release" numpy pytest pytest-xdist hypothesis; \
 	  bin/python -m pip install --quiet --no-deps ../../dist/snsoftmax-*+torch$${release%.*}*.whl; \
 	  OMP_NUM_THREADS=1 bin/python -m pytest -n $(JOBS) tests/snsoftmax \
-	    --ignore tests/snsoftmax/test_build.py --ignore tests/snsoftmax/test_depthwise.py \
-	    --ignore tests/snsoftmax/test_convolve.py); \
+	    --ignore tests/snsoftmax/test_build.py); \
 	  rm -rf build/wheel-test; \
 	done
 

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.networks.normalization import EPS, MOMENTUM
-from darts.supernet.convolve import convolve, convolves
-from darts.supernet.depthwise import depthwise, normalized_depthwise
+from darts.supernet.normalized_depthwise import normalized_depthwise
+from snsoftmax.convolve import convolve, convolves
+from snsoftmax.depthwise import depthwise
 
 Views = dict[str, Tensor]
 

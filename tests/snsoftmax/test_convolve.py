@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darts.supernet.convolve import convolve, convolves
+from snsoftmax.convolve import convolve, convolves
 
 ops = torch.ops.snsoftmax
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import snsoftmax  # noqa: F401  (registers the operators)
+from snsoftmax import _C  # noqa: F401  registers the operators
 
 _ops = torch.ops.snsoftmax
 CHANNELS = 16
