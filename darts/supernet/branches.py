@@ -257,15 +257,14 @@ class SeparableConvolutions(Branch):
 def make_branch(
     operation: str, edges: int, channels: int, stride: int, track: bool
 ) -> Branch | None:
-    """The branch of ``operation``, or None for one that has no parameters."""
-    kind, _, size = operation.rpartition("_")
-    kernel = int(size[0]) if size[:1].isdigit() else 0
-    if kind == "nor_conv":
-        return Convolutions(edges, channels, kernel, track)
-    if kind == "sep_conv":
-        return SeparableConvolutions(edges, channels, kernel, stride, track)
-    if kind == "dil_conv":
-        return DilatedConvolutions(edges, channels, kernel, stride, track)
-    if operation == "skip_connect" and stride == 2:
-        return Reductions(edges, channels, track)
+    """The branch of ``operation``, or None for one that has none."""
+    match operation:
+        case "nor_conv_1x1" | "nor_conv_3x3":
+            return Convolutions(edges, channels, int(operation[-1]), track)
+        case "sep_conv_3x3" | "sep_conv_5x5":
+            return SeparableConvolutions(edges, channels, int(operation[-1]), stride, track)
+        case "dil_conv_3x3" | "dil_conv_5x5":
+            return DilatedConvolutions(edges, channels, int(operation[-1]), stride, track)
+        case "skip_connect" if stride == 2:
+            return Reductions(edges, channels, track)
     return None

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.networks.normalization import batch_norm
-from darts.networks.operations import FactorizedReduce, ReLUConvNorm, drop_path, noise_like
+from darts.networks.operations import (
+    OPERATIONS,
+    FactorizedReduce,
+    ReLUConvNorm,
+    drop_path,
+    noise_like,
+)
 from darts.networks.skeleton import Place
 from darts.spaces.table import Cell
 from darts.supernet.branches import Branch, Statistics, Views, make_branch
@@ -22,6 +28,8 @@ from darts.supernet.pool import max_pool
 
 AVERAGE = "avg_pool_3x3"
 POOLS = (AVERAGE, "max_pool_3x3")
+EDGELESS = (*POOLS, "none", "noise", "skip_connect")
+"""Operations without parameters, which are the same for every edge."""
 
 
 @lru_cache(maxsize=4096)
@@ -34,7 +42,7 @@ class Source(nn.Module):
     """Everything that is computed from one node: one ReLU, one branch for each operation.
 
     Pooling (with its normalisation) and the identity do not depend on the edge and are computed
-    once.
+    once. An operation that is not the package's own is run as it is, one module an edge.
     """
 
     def __init__(self, cell: Cell, node: int, channels: int, track: bool) -> None:
@@ -47,11 +55,16 @@ class Source(nn.Module):
         self.slots = slots
         self.channels = channels
         self.branches = nn.ModuleDict()
+        self.modules_of = nn.ModuleDict()
         self.pool_statistics = nn.ModuleDict()
         for operation, leaving in slots.items():
             branch = make_branch(operation, len(leaving), channels, self.stride, track)
             if branch is not None:
                 self.branches[operation] = branch
+            elif operation not in EDGELESS:
+                self.modules_of[operation] = nn.ModuleList(
+                    OPERATIONS[operation](channels, self.stride, False, track) for _ in leaving
+                )
             if operation in POOLS and cell.normalize_pools:
                 self.pool_statistics[operation] = Statistics(1, channels, track)
 
@@ -73,6 +86,10 @@ class Source(nn.Module):
                 xs = list(islice(rectified, readers[operation]))
                 parts = self._normalized(operation, xs, rows[operation])
                 summands.update(zip(mine, parts, strict=True))
+            elif operation in self.modules_of:
+                for term in mine:
+                    y = self._module(operation, (term.edge, term.column))(departure.map)
+                    summands[term] = Summand(SharedMap.of(y.to(x.dtype)))
             elif operation != "noise":
                 shared = Summand(self._edgeless(operation, departure))
                 summands.update((term, shared) for term in mine)
@@ -82,6 +99,12 @@ class Source(nn.Module):
         branch = self.branches[operation]
         assert isinstance(branch, Branch)
         return branch
+
+    def _module(self, operation: str, slot: tuple[int, int]) -> nn.Module:
+        """The module of an operation that has one for each edge."""
+        modules = self.modules_of[operation]
+        assert isinstance(modules, nn.ModuleList)
+        return modules[self.slots[operation].index(slot)]
 
     def _normalized(
         self, operation: str, xs: Sequence[Tensor], rows: Sequence[int]
@@ -121,6 +144,13 @@ class Source(nn.Module):
         operation = next(o for o, slots in self.slots.items() if slot in slots)
         if operation in self.branches:
             return self._branch(operation).views(self.slots[operation].index(slot), of)
+        if operation in self.modules_of:
+            module = self._module(operation, slot)
+            return {name: of(p) for name, p in module.named_parameters()} | {
+                name: b
+                for name, b in module.named_buffers()
+                if not name.endswith("num_batches_tracked")
+            }
         if operation in self.pool_statistics:
             statistics = self.pool_statistics[operation]
             assert isinstance(statistics, Statistics)
