@@ -43,6 +43,7 @@ class CapturedStep:
         self._step = step
         self._generator = generator
         self._calls = 0
+        self._side: torch.cuda.Stream | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._outputs: Tensors = ()
@@ -51,6 +52,10 @@ class CapturedStep:
         """Run the step on ``inputs``."""
         if not captures(inputs[0].device):
             return list(self._step(*inputs))
+        with torch.cuda.device(inputs[0].device):  # streams and graphs belong to the current one
+            return self._on_device(inputs)
+
+    def _on_device(self, inputs: Tensors) -> list[Tensor]:
         self._calls += 1
         if self._calls <= WARM_UP:
             return self._on_a_side_stream(inputs)
@@ -65,7 +70,8 @@ class CapturedStep:
         return [x.clone() for x in self._outputs]  # the next replay overwrites them
 
     def _on_a_side_stream(self, inputs: Tensors) -> list[Tensor]:
-        side = torch.cuda.Stream()
+        # One for all of them: what a stream has freed, only that stream allocates again.
+        side = self._side = self._side or torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side), warnings.catch_warnings():
             # Adam cannot know that the recording is yet to come.
