@@ -1,8 +1,8 @@
 """One typed, documented tree of settings; unknown names and impossible values are refused.
 
 Every field is declared with `setting(default, doc, ...)`, so that the command line's help, the
-printed configuration and the checks all read the same declaration. `resolve` layers sources in
-order: the defaults here, a recipe, the method's published values, a YAML file, the command line.
+printed configuration and the checks all read the same declaration. `darts.recipes.configure`
+layers sources in order: the defaults here, a recipe, the method's published values, overrides.
 """
 
 from __future__ import annotations
