@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from itertools import islice
 
 import torch
@@ -30,12 +29,6 @@ AVERAGE = "avg_pool_3x3"
 POOLS = (AVERAGE, "max_pool_3x3")
 EDGELESS = (*POOLS, "none", "noise", "skip_connect")
 """Operations without parameters, which are the same for every edge."""
-
-
-@lru_cache(maxsize=4096)
-def _indices(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """On the device once and for all, so that a step copies nothing to it."""
-    return torch.tensor(values, device=device)
 
 
 class Source(nn.Module):
@@ -170,6 +163,7 @@ class SearchCell(nn.Module):
         self.name = place.name
         self.partial = partial
         self.drop_path = 0.0
+        self._kept: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
         self.preprocess = nn.ModuleList()
         if cell.inputs == 2:
             older, old = place.inputs
@@ -248,14 +242,22 @@ class SearchCell(nn.Module):
             index.append(term.edge * beta.shape[1] + term.column)
         flat = beta.reshape(-1)
         indices = [index for _, index in entries.values()]
-        if all(len(index) == 1 for index in indices):
-            # Not flat[...], whose backward sorts the indices on a GPU.
-            weights = flat.gather(0, _indices(tuple(i for (i,) in indices), beta.device))
-        else:  # a map that counts twice: DARTS-'s auxiliary skip beside the candidate
-            weights = torch.stack(
-                [flat[_indices(tuple(index), beta.device)].sum() for index in indices]
-            )
+        most = max(map(len, indices))
+        if most > 1:  # a map that counts twice: DARTS-'s auxiliary skip beside the candidate
+            indices = [index + [len(flat)] * (most - len(index)) for index in indices]
+            flat = torch.cat((flat, flat.new_zeros(1)))
+        # Not flat[...], whose backward sorts the indices on a GPU.
+        weights = flat.gather(0, self._positions(tuple(i for row in indices for i in row), flat))
+        if most > 1:
+            weights = weights.view(-1, most).sum(1)
         return mixture([summand for summand, _ in entries.values()], weights, self.training)
+
+    def _positions(self, values: tuple[int, ...], like: Tensor) -> Tensor:
+        """``values`` where ``like`` is, kept by the cell: a recorded graph reads them there."""
+        key = values, like.device
+        if key not in self._kept:
+            self._kept[key] = torch.tensor(values, device=like.device)
+        return self._kept[key]
 
     def _bypass(
         self, node: int, nodes: Mapping[int, Tensor], mixed: Tensor, beta: Tensor
