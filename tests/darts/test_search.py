@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from darts.config import SearchConfig
-from darts.data import ImageSet, load
+from darts.data import Batch, ImageSet, load
 from darts.errors import UserError
 from darts.methods import get_method
 from darts.networks.genotype import Genotype
@@ -80,15 +81,27 @@ def test_the_log_says_what_happened(images: ImageSet) -> None:
 
 
 def test_alpha_and_weights_learn_from_their_own_halves(images: ImageSet) -> None:
-    run = Search(tiny(), images=images)
-    weight_batch, arch_batch = next(iter(run.batches.epoch()))
-    before = run.method.logits["cell"].detach().clone()
-    weights = [p.detach().clone() for p in run.net.parameters()]
-    run.method.begin_epoch(0)
-    run.step(weight_batch, arch_batch)
-    assert not torch.equal(before, run.method.logits["cell"])
-    assert any(not torch.equal(p, q) for p, q in zip(weights, run.net.parameters(), strict=True))
-    assert all(a.grad is None or a.grad.isfinite().all() for a in run.method.parameters())
+    first = next(iter(Search(tiny(), images=images).batches.epoch()))
+    second = [Batch(batch.images, batch.labels.roll(1)) for batch in first]
+
+    def moved(weight_batch: Batch, arch_batch: Batch) -> tuple[Tensor, Tensor]:
+        """α and ω after one step."""
+        run = Search(tiny(), images=images)
+        start = run.method.logits["cell"].detach().clone(), flat(run.net)
+        run.method.begin_epoch(0)
+        run.step(weight_batch, arch_batch)
+        end = run.method.logits["cell"].detach(), flat(run.net)
+        assert not any(torch.equal(a, b) for a, b in zip(start, end, strict=True))
+        return end
+
+    def flat(net: torch.nn.Module) -> Tensor:
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    alpha, weights = moved(first[0], first[1])
+    other_alpha, same_weights = moved(first[0], second[1])
+    assert torch.equal(weights, same_weights)
+    assert not torch.equal(alpha, other_alpha)
+    assert not torch.equal(weights, moved(second[0], first[1])[1])
 
 
 def test_alpha_rests_in_its_warmup(images: ImageSet) -> None:
@@ -116,15 +129,21 @@ def test_a_loss_that_is_no_number_is_reported(images: ImageSet) -> None:
 
 
 def test_bfloat16_keeps_beta_and_losses_in_float32(images: ImageSet) -> None:
-    run = Search(tiny(supernet={"channels": 4, "cells": 1, "precision": "bfloat16"}), images=images)
-    record = run.run_epoch()
-    assert run.method.logits["cell"].dtype == torch.float32
-    assert math.isfinite(record["weight_loss"])
+    losses = {}
+    for precision in ("bfloat16", "float32"):
+        supernet = {"channels": 4, "cells": 1, "precision": precision}
+        run = Search(tiny(supernet=supernet), images=images)
+        weight_batch, arch_batch = next(iter(run.batches.epoch()))
+        step = run.step(weight_batch, arch_batch)
+        assert step.dtype == run.method.logits["cell"].dtype == torch.float32
+        losses[precision] = step[0].item()
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.03)
 
 
 def test_zero_skip_changes_nothing_but_time(images: ImageSet) -> None:
     """One exact zero in β: same losses, same weights after a step."""
-    states = []
+    states, computed = [], []
     for skip in (True, False):
         supernet = {"channels": 4, "cells": 1, "zero_skip": skip}
         run = Search(tiny(method="darts-v1", supernet=supernet), images=images)
@@ -132,8 +151,12 @@ def test_zero_skip_changes_nothing_but_time(images: ImageSet) -> None:
         with torch.no_grad():
             run.method.logits["cell"][:, 2] = -1e4
         assert (run.method.weights()["cell"][:, 2] == 0).all()
+        run.net.register_forward_pre_hook(lambda net, inputs: computed.append(inputs[2]))
         run.step(weight_batch, arch_batch)
         states.append(list(run.net.parameters()))
+    skipping, arch, *others = computed
+    assert [row[2] for row in skipping["cell"]] == [False] * 6
+    assert [arch, *others] == [None] * 3
     for p, q in zip(*states, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
