@@ -205,7 +205,7 @@ def test_studies_of_the_project_are_valid(file: Path) -> None:
     profiles = yaml.safe_load(file.read_text())["profiles"]
     for profile in profiles:
         study = read_study(file, profile)
-        assert study.title.startswith(study.name[:-1].capitalize())
+        assert study.title.lower().replace(" ", "-").startswith(study.name[:-1])
         if profile == "full" and study.name.startswith("table"):
             assert any(cell.paper for cell in study.cells)
 
