@@ -3,8 +3,8 @@
     python -m bench.parity PEERS
 
 PEERS is a folder with checkouts under their repository names (those that are absent are skipped and
-named): AutoDL-Projects, DrNAS, gaea_release, PC-DARTS, SmoothDARTS, Beta-DARTS, sgas, FairDARTS,
-DARTS-, RobustDARTS. Each line says what was compared on the same α, seed and weights, and the
+named): AutoDL-Projects, PCDEDD, DrNAS, gaea_release, PC-DARTS, SmoothDARTS, Beta-DARTS, sgas,
+FairDARTS, DARTS-, RobustDARTS. Each line says what was compared on the same α, seed and weights, and the
 largest absolute difference. Nothing needs a GPU: `.cuda()` is made to do nothing.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import bench.parity.loops
 import bench.parity.networks
 import bench.parity.rules  # noqa: F401  and these
 from bench.parity.harness import CHECKS

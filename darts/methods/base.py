@@ -161,7 +161,7 @@ class Method:
         return self.probabilities()
 
     def training_weights(self, step: Step) -> Weights:
-        """What the weight step mixes with; no gradient flows to α."""
+        """What the weight step mixes with; differentiable where α is `clipped_with_weights`."""
         with torch.no_grad():
             return self.weights()
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from darts.config import ConfigError, setting
-from darts.methods.base import Method
+from darts.methods.base import Method, Step, Weights
 from snsoftmax import sn_softmax
 
 
@@ -52,6 +52,8 @@ class Tempered(Method):
     options: Options
     current: float = 1.0
     """The temperature as a number, so that no step reads it back from the device."""
+    sharp: bool = False
+    """Whether the smooth term is left out for the moment."""
 
     def smoothed(self, cell: str) -> bool:
         """Whether the cell's backward pass has the smooth term now."""
@@ -59,8 +61,22 @@ class Tempered(Method):
 
     def normalize(self, cell: str, logits: Tensor) -> Tensor:
         """sn-softmax at the current temperature (Eq. 8)."""
-        smoothing = self.options.smoothing() if self.smoothed(cell) else {"scale": None}
+        smooth = self.smoothed(cell) and not self.sharp
+        smoothing = self.options.smoothing() if smooth else {"scale": None}
         return sn_softmax(logits, self.temperature, **smoothing)
+
+    def training_weights(self, step: Step) -> Weights:
+        """Where the clip is joint, differentiable by the sharp softmax alone.
+
+        The released code adds the smooth term in the arch step only.
+        """
+        if not self.options.joint_clip:
+            return super().training_weights(step)
+        self.sharp = True
+        try:
+            return self.weights()
+        finally:
+            self.sharp = False
 
     def clipped_with_weights(self) -> list[Tensor]:
         """α where the clip is joint.

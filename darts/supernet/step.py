@@ -84,8 +84,8 @@ def weight_step(
     """Write ∂loss/∂ω of the whole batch into ``.grad`` of every parameter.
 
     ``alphas``: leaves of ``weights`` whose gradient is added to what their ``.grad`` holds, as
-    ``loss.backward()`` would. Every candidate is computed then, since the smooth term's gradient
-    asks for that of all β.
+    ``loss.backward()`` would. Every candidate is computed then: divided by a small temperature, the
+    gradient of a β that is lost in rounding is not.
 
     ``zero_skip``: candidates whose β is lost in rounding beside the largest of their edge (at most
     a quarter of the ``eps`` of ``precision`` times it: 2^-25 in float32, 2^-9 in bfloat16) are not

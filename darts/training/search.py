@@ -310,7 +310,7 @@ class Search:
         outcome = weight_step(
             self.net,
             step.weight_batch,
-            self.method.weights() if alphas else self.method.training_weights(step),
+            self.method.training_weights(step),
             alphas=alphas,
             zero_skip=self.config.supernet.zero_skip,
             precision=self.precision,

@@ -52,7 +52,7 @@ def released_loop(search: Search, smooth: float | None) -> Iterator[tuple[Any, T
     )
     of_alpha = torch.optim.Adam([alpha], lr=3e-4, betas=(0.5, 0.999))
 
-    def loss(data: Batch, t: float) -> Tensor:
+    def loss(data: Batch, t: float, smooth: float | None = None) -> Tensor:
         beta = torch.softmax(alpha / t, -1)
         if smooth is not None:
             q = torch.softmax(alpha / smooth, -1)
@@ -65,7 +65,7 @@ def released_loop(search: Search, smooth: float | None) -> Iterator[tuple[Any, T
         torch.nn.utils.clip_grad_norm_([*net.parameters(), alpha], 5.0)
         of_net.step()
         of_alpha.zero_grad()
-        loss(batch(2 * step + 1), t).backward()
+        loss(batch(2 * step + 1), t, smooth).backward()
         of_alpha.step()
         yield net, alpha
 
