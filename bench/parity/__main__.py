@@ -4,8 +4,8 @@
 
 PEERS is a folder with checkouts under their repository names (those that are absent are skipped and
 named): AutoDL-Projects, PCDEDD, DrNAS, gaea_release, PC-DARTS, SmoothDARTS, Beta-DARTS, sgas,
-FairDARTS, DARTS-, RobustDARTS. Each line says what was compared on the same α, seed and weights, and the
-largest absolute difference. Nothing needs a GPU: `.cuda()` is made to do nothing.
+FairDARTS, DARTS-, RobustDARTS. Each line says what was compared on the same α, seed and weights,
+and the largest absolute difference. Nothing needs a GPU: `.cuda()` is made to do nothing.
 """
 
 from __future__ import annotations

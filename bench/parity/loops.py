@@ -18,8 +18,8 @@ from bench.parity.harness import against, gap, importing
 from darts import Search, configure, get_space
 from darts.data import Batch, load
 
-SCRIPTS = "AutoDL-Projects_edd/exps/algos"
 LIVE = {
+    "as released": ("", {"sn": "st=1"}),
     "softmax": ("", {"sn": "off"}),
     "st = 1": ("#alphas_smooth=torch.nn.functional.softmax(network.module.arch_parameters,dim=-1)",
                {"sn": "st=1"}),
@@ -51,8 +51,8 @@ class Wrapped(nn.Module):
         return self.module(*args)
 
 
-def script(path: Path, live: str) -> tuple[Any, Any]:
-    """`search_func` and the compiled rule of the temperature, with one commented line live."""
+def script(path: Path, live: str) -> tuple[Any, Any, Any]:
+    """`search_func`, the schedule's constants and its rule, with one commented line live."""
     text = path.read_text()
     if live:
         assert text.count(live) == 1, f"{path.name} has no line {live}"
@@ -63,18 +63,25 @@ def script(path: Path, live: str) -> tuple[Any, Any]:
     functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
     epochs = next(n for n in functions["main"].body if isinstance(n, ast.For))
     rule = next(n for n in epochs.body if isinstance(n, ast.If))
+    before = functions["main"].body[: functions["main"].body.index(epochs)]
+    first = next(i for i, n in enumerate(before) if ast.unparse(n).startswith("softmax_temp ="))
     space: dict[str, Any] = {
         "torch": torch,
+        "math": math,
         "time": SimpleNamespace(time=lambda: 0.0),
         "AverageMeter": Meter,
         "time_string": str,
         "obtain_accuracy": lambda *_, **__: (torch.zeros(1), torch.zeros(1)),
     }
     exec(compile(ast.Module([functions["search_func"]], []), str(path), "exec"), space)
-    return space["search_func"], compile(ast.Module([rule], []), str(path), "exec")
+    constants, each_epoch = (
+        compile(ast.Module(part, []), str(path), "exec")
+        for part in (before[first:], list[ast.stmt]([rule]))
+    )
+    return space["search_func"], constants, each_epoch
 
 
-def twins(peers: Path, options: dict[str, Any]) -> tuple[Any, Search]:
+def twins(peers: Path, method: str, options: dict[str, Any]) -> tuple[Any, Search]:
     """Their network, and a search whose own has the same weights and α."""
     names = list(get_space("nb201").cells["cell"].candidates[0])
     with importing(peers / "AutoDL-Projects_edd/lib"):
@@ -82,7 +89,7 @@ def twins(peers: Path, options: dict[str, Any]) -> tuple[Any, Search]:
         torch.manual_seed(0)
         peer = models.TinyNetworkDarts(4, 1, 4, 10, names, False, True)
     config = configure(
-        method="edd-reference-code",
+        method=method,
         epochs=EPOCHS,
         data={"source": "digits", "batch_size": 8},
         supernet={"channels": 4, "cells": 1},
@@ -128,7 +135,7 @@ def variances(net: nn.Module) -> Tensor:
 
 def loop(path: Path, peer: Any, search: Search, live: str) -> Iterator[tuple[float, ...]]:
     """Largest differences of t, α and ω after each step of every epoch."""
-    search_func, rule = script(path, live)
+    search_func, constants, rule = script(path, live)
     network = Wrapped(peer)
     of_weights = torch.optim.SGD(
         peer.get_weights(), lr=0.025, momentum=0.9, weight_decay=5e-4, nesterov=True
@@ -140,9 +147,8 @@ def loop(path: Path, peer: Any, search: Search, live: str) -> Iterator[tuple[flo
         "math": math,
         "entropy": entropy,
         "search_model": peer,
-        **{"softmax_temp": 1, "new_temp": 1, "softmax_decay": 0, "decay_interval": 5},
-        **{"decay_count": 1, "decay_rate": 0.5, "warmup": 10},
     }
+    exec(constants, state)
     search.net.train()
     for epoch in range(EPOCHS):
         state["epoch"] = epoch
@@ -154,7 +160,7 @@ def loop(path: Path, peer: Any, search: Search, live: str) -> Iterator[tuple[flo
             parts = [x for b in pair for x in b]
             search_func(
                 [parts], network, F.cross_entropy, SimpleNamespace(update=lambda *_: None),
-                of_weights, of_alpha, "", 1, silent, 5, 10, epoch, state["new_temp"],
+                of_weights, of_alpha, "", 1, silent, 5, state["warmup"], epoch, state["new_temp"],
             )  # fmt: skip
             search.step(pair[0], pair[1])
             stem = next(iter(search.net.parameters())), next(iter(peer.get_weights()))
@@ -166,14 +172,16 @@ def loop(path: Path, peer: Any, search: Search, live: str) -> Iterator[tuple[flo
             )
 
 
-def compare(peers: Path, name: str, variant: str, joint: bool) -> Iterator[tuple[str, float]]:
+def compare(
+    peers: Path, method: str, path: str, variant: str, joint: bool
+) -> Iterator[tuple[str, float]]:
     """What parts, and where first by more than 1e-6."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         live, options = LIVE[variant]
-        peer, search = twins(peers, options | {"joint_clip": joint})
-        found = list(loop(peers / SCRIPTS / name, peer, search, live))
+        peer, search = twins(peers, method, options | {"joint_clip": joint})
+        found = list(loop(peers / path, peer, search, live))
     finally:
         torch.set_default_dtype(before)
     parted = next((i for i, row in enumerate(found) if max(row) > 1e-6), None)
@@ -182,14 +190,35 @@ def compare(peers: Path, name: str, variant: str, joint: bool) -> Iterator[tuple
     for what, column in zip(
         ("t", "α", "ω", "running variances"), zip(*found, strict=True), strict=True
     ):
-        yield f"{name} {variant}, {which}: {what} over {EPOCHS} epochs{where}", max(column)
+        yield (
+            f"{Path(path).name} {variant}, {which}: {what} over {EPOCHS} epochs{where}",
+            max(column),
+        )
 
 
 @against("PCDEDD", "edd-reference-code")
 def edd(peers: Path) -> Iterator[tuple[str, float]]:
     """Both scripts as released, then with each smooth line that they hold commented out."""
-    for name in ("DARTS-V1-10.py", "DARTS-V1-100.py"):
-        yield from compare(peers, name, "softmax", joint=True)
-    yield from compare(peers, "DARTS-V1-100.py", "st = 1", joint=True)
-    yield from compare(peers, "DARTS-V1-100.py", "s = 100", joint=True)
-    yield from compare(peers, "DARTS-V1-10.py", "softmax", joint=False)
+    tens, hundreds = (f"AutoDL-Projects_edd/exps/algos/DARTS-V1-{n}.py" for n in (10, 100))
+    for path, variant, joint in (
+        (tens, "softmax", True),
+        (hundreds, "softmax", True),
+        (hundreds, "st = 1", True),
+        (hundreds, "s = 100", True),
+        (tens, "softmax", False),
+    ):
+        yield from compare(peers, "edd-reference-code", path, variant, joint)
+
+
+@against("PCDEDD", "pcd")
+def pcd(peers: Path) -> Iterator[tuple[str, float]]:
+    """The script as released, whose smooth term is live."""
+    path = "AutoDL-Projects_pcd/exps/algos/DARTS-V1-10.py"
+    yield from compare(peers, "pcd", path, "as released", joint=True)
+
+
+@against("PCDEDD", "lpcd")
+def lpcd(peers: Path) -> Iterator[tuple[str, float]]:
+    """The script with linear steps."""
+    path = "AutoDL-Projects_pcd/exps/algos/DARTS-V1-10l.py"
+    yield from compare(peers, "lpcd", path, "as released", joint=True)

@@ -19,17 +19,8 @@ from darts.methods.tempered import Tempered
 from darts.spaces import Space
 
 
-@register("pcd", "DARTS under a cyclic exponential temperature schedule")
-class PCD(Tempered):
-    """A static ETS in cycles."""
-
-    @dataclass(frozen=True)
-    class Options(Tempered.Options):
-        """PCD's schedule."""
-
-        strength: float = setting(0.11, "d of Eq. 11, the step between decay points", above=0)
-
-    options: Options
+class Cyclic(Tempered):
+    """What both have in common."""
 
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:
@@ -40,27 +31,35 @@ class PCD(Tempered):
         """As in the released code: not while t = 1."""
         return self.current != 1.0
 
+
+@register("pcd", "DARTS under a cyclic exponential temperature schedule")
+class PCD(Cyclic):
+    """A static ETS in cycles."""
+
+    @dataclass(frozen=True)
+    class Options(Cyclic.Options):
+        """PCD's schedule."""
+
+        strength: float = setting(0.11, "d of Eq. 11, the step between decay points", above=0)
+
+    options: Options
+
     def temperature_at(self, epoch: int) -> float:
         """The list's entry."""
         return schedules.pcd(self.epochs, strength=self.options.strength)[epoch]
 
 
 @register("lpcd", "DARTS under a cyclic linear temperature schedule")
-class LPCD(Tempered):
+class LPCD(Cyclic):
     """A static LTS in cycles."""
 
     @dataclass(frozen=True)
-    class Options(Tempered.Options):
+    class Options(Cyclic.Options):
         """LPCD's schedule."""
 
         target: float = setting(1e-3, "lowest temperature of a cycle", above=0, at_most=0.5)
 
     options: Options
-
-    @classmethod
-    def published(cls, space: Space) -> dict[str, Any]:
-        """Trained like EDD."""
-        return super().published(space) | {"recipe": "edd"}
 
     def temperature_at(self, epoch: int) -> float:
         """The list's entry."""
