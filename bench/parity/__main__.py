@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import bench.parity.loops
+import bench.parity.loops_darts
+import bench.parity.loops_nb201
 import bench.parity.networks
 import bench.parity.rules  # noqa: F401  and these
 from bench.parity.harness import CHECKS

@@ -48,6 +48,17 @@ def importing(*folders: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Everything that is made inside is float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def definitions(path: Path, *names: str, **globals_: Any) -> types.SimpleNamespace:
     """Functions and classes of a script that cannot be imported as a whole."""
     tree = ast.parse(path.read_text().replace("async=", "non_blocking="))  # a keyword since 3.7

@@ -1,33 +1,75 @@
-"""Comparisons of whole loops: authors' own steps beside the search's, one state, float64."""
+"""Whole loops: authors' own steps beside the search's, from one state, in float64.
+
+What is theirs is cut out of their scripts unmodified: the function that makes the steps, and the
+constants and the rule of the temperature. Nothing is set equal between the steps.
+"""
 
 from __future__ import annotations
 
 import ast
-import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.parity.harness import against, gap, importing
-from darts import Search, configure, get_space
+from bench.parity.harness import gap
+from darts import Search, configure
 from darts.data import Batch, load
 
-LIVE = {
-    "as released": ("", {"sn": "st=1"}),
-    "softmax": ("", {"sn": "off"}),
-    "st = 1": ("#alphas_smooth=torch.nn.functional.softmax(network.module.arch_parameters,dim=-1)",
-               {"sn": "st=1"}),
-    "s = 100": ("#alphas_smooth=torch.nn.functional.softmax(network.module.arch_parameters/"
-                "(softmax_temp*100),dim=-1)", {"sn": "s=100"}),
-}  # fmt: skip
-"""Variant → the line of the script that is commented out in the release, the options here."""
-EPOCHS, STEPS = 50, 2
+EPOCHS = 50
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is taken from one script."""
+
+    steps: Any
+    """Its function of that name, which makes the steps of an epoch."""
+    constants: CodeType
+    """What it sets before the loop over epochs."""
+    rule: CodeType
+    """The first decision in an epoch: the temperature."""
+
+
+def read(path: Path, steps: str, live: str = "", **globals_: Any) -> Script:
+    """Cut a script up, with `live`, a line that is commented out in it, made live.
+
+    `globals_`: what the function asks for besides torch and math.
+    """
+    text = path.read_text()
+    if live:
+        assert text.count(live) == 1, f"{path.name} has no line {live}"
+        text = text.replace(live, live[1:]).replace(
+            "#alphas_smooth.backward(outgrad)", "alphas_smooth.backward(outgrad)"
+        )
+    functions = {n.name: n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)}
+    body = functions["main"].body
+    epochs = next(n for n in body if isinstance(n, ast.For))
+    rule: list[ast.stmt] = [next(n for n in epochs.body if isinstance(n, ast.If))]
+    before = body[: body.index(epochs)]
+    first = next(i for i, n in enumerate(before) if ast.unparse(n).startswith("warmup ="))
+    first = min(
+        first,
+        next(i for i, n in enumerate(before) if ast.unparse(n).startswith("softmax_temp =")),
+    )
+    space: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "math": math, **globals_}
+
+    def code(part: list[ast.stmt]) -> CodeType:
+        return compile(ast.Module(part, []), str(path), "exec")
+
+    exec(code([functions[steps]]), space)
+    return Script(space[steps], code(before[first:]), code(rule))
+
+
+def entropy(p: Any, axis: int) -> Any:
+    """As scipy.stats.entropy."""
+    return -torch.xlogy(torch.from_numpy(p), torch.from_numpy(p)).sum(axis).numpy()
 
 
 class Meter:
@@ -39,76 +81,7 @@ class Meter:
         """Count nothing."""
 
 
-class Wrapped(nn.Module):
-    """Stands for DataParallel."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args: Any) -> Any:
-        """The network's."""
-        return self.module(*args)
-
-
-def script(path: Path, live: str) -> tuple[Any, Any, Any]:
-    """`search_func`, the schedule's constants and its rule, with one commented line live."""
-    text = path.read_text()
-    if live:
-        assert text.count(live) == 1, f"{path.name} has no line {live}"
-        text = text.replace(live, live[1:]).replace(
-            "#alphas_smooth.backward(outgrad)", "alphas_smooth.backward(outgrad)"
-        )
-    tree = ast.parse(text)
-    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
-    epochs = next(n for n in functions["main"].body if isinstance(n, ast.For))
-    rule = next(n for n in epochs.body if isinstance(n, ast.If))
-    before = functions["main"].body[: functions["main"].body.index(epochs)]
-    first = next(i for i, n in enumerate(before) if ast.unparse(n).startswith("softmax_temp ="))
-    space: dict[str, Any] = {
-        "torch": torch,
-        "math": math,
-        "time": SimpleNamespace(time=lambda: 0.0),
-        "AverageMeter": Meter,
-        "time_string": str,
-        "obtain_accuracy": lambda *_, **__: (torch.zeros(1), torch.zeros(1)),
-    }
-    exec(compile(ast.Module([functions["search_func"]], []), str(path), "exec"), space)
-    constants, each_epoch = (
-        compile(ast.Module(part, []), str(path), "exec")
-        for part in (before[first:], list[ast.stmt]([rule]))
-    )
-    return space["search_func"], constants, each_epoch
-
-
-def twins(peers: Path, method: str, options: dict[str, Any]) -> tuple[Any, Search]:
-    """Their network, and a search whose own has the same weights and α."""
-    names = list(get_space("nb201").cells["cell"].candidates[0])
-    with importing(peers / "AutoDL-Projects_edd/lib"):
-        models = importlib.import_module("models.cell_searchs.search_model_darts")
-        torch.manual_seed(0)
-        peer = models.TinyNetworkDarts(4, 1, 4, 10, names, False, True)
-    config = configure(
-        method=method,
-        epochs=EPOCHS,
-        data={"source": "digits", "batch_size": 8},
-        supernet={"channels": 4, "cells": 1},
-        options=options,
-    )
-    search = Search(config, images=load("digits"))
-    theirs = [
-        p
-        for n, p in peer.named_parameters()
-        if n != "arch_parameters" and not (".edges." in n and n.endswith("bias"))
-    ]
-    views = {n: v for n, v in search.net.conventional_views().items() if "running" not in n}
-    cells = sorted((n for n in views if ".cells." in n), key=lambda n: int(n.split(".")[2]))
-    ends = [[n for n in views if part in n] for part in (".stem.", ".last.", "classifier")]
-    with torch.no_grad():
-        for name, tensor in zip([*ends[0], *cells, *ends[1], *ends[2]], theirs, strict=True):
-            views[name].copy_(tensor)
-        search.method.logits["cell"].copy_(peer.arch_parameters)
-    return peer, search
+SILENT = SimpleNamespace(log=lambda *_: None, info=lambda *_: None)
 
 
 def batch(seed: int) -> Batch:
@@ -118,107 +91,72 @@ def batch(seed: int) -> Batch:
     return Batch(images, torch.randint(10, (8,), generator=generator))
 
 
-def entropy(p: Any, axis: int) -> Any:
-    """As scipy.stats.entropy."""
-    return -torch.xlogy(torch.from_numpy(p), torch.from_numpy(p)).sum(axis).numpy()
-
-
-def variances(net: nn.Module) -> Tensor:
-    """The sum of all running variances, which does not depend on how they are stored.
-
-    Means do depend: their convolutions have a bias before each normalisation, which moves the mean
-    and nothing else.
-    """
-    found = [b.sum() for name, b in net.named_buffers() if name.endswith("var")]
-    return torch.stack(found).sum()
-
-
-def loop(path: Path, peer: Any, search: Search, live: str) -> Iterator[tuple[float, ...]]:
-    """Largest differences of t, α and ω after each step of every epoch."""
-    search_func, constants, rule = script(path, live)
-    network = Wrapped(peer)
-    of_weights = torch.optim.SGD(
-        peer.get_weights(), lr=0.025, momentum=0.9, weight_decay=5e-4, nesterov=True
+def search_like(
+    theirs: Sequence[Tensor], order: Sequence[str], alphas: Sequence[Tensor], **settings: Any
+) -> Search:
+    """A search whose network has `theirs`, named by parts of a conventional network's names."""
+    search = Search(
+        configure(epochs=EPOCHS, data={"source": "digits", "batch_size": 8}, **settings),
+        images=load("digits"),
     )
-    of_alpha = torch.optim.Adam(peer.get_alphas(), lr=3e-4, betas=(0.5, 0.999))
-    silent = SimpleNamespace(log=lambda *_: None)
-    state: dict[str, Any] = {
-        "torch": torch,
-        "math": math,
-        "entropy": entropy,
-        "search_model": peer,
-    }
-    exec(constants, state)
+    views = {n: v for n, v in search.net.conventional_views().items() if "running" not in n}
+    names = [n for part in order for n in views if part in n]
+    with torch.no_grad():
+        for name, tensor in zip(names, theirs, strict=True):
+            views[name].copy_(tensor)
+        for a, b in zip(search.method.logits.values(), alphas, strict=True):
+            a.copy_(b)
     search.net.train()
+    return search
+
+
+def stem(net: nn.Module) -> tuple[Tensor, Tensor]:
+    """The stem's weight and running variance, which every gradient and every forward reaches."""
+    state = net.state_dict()
+    weight = next(v for n, v in state.items() if n.endswith("stem.0.weight"))
+    return weight, next(v for n, v in state.items() if n.endswith("stem.1.running_var"))
+
+
+Step = Callable[[Batch, Batch, dict[str, Any]], None]
+"""Their step on a weight and an arch batch, with the state of their main function."""
+
+
+def walk(
+    script: Script,
+    step: Step,
+    peer: nn.Module,
+    alphas: Sequence[Tensor],
+    search: Search,
+    steps: int,
+    **state: Any,
+) -> Iterator[tuple[float, ...]]:
+    """Largest differences of t, α and the stem's ω and running variance after each step."""
+    state |= {"torch": torch, "math": math, "F": F, "entropy": entropy, "logging": SILENT}
+    exec(script.constants, state)
     for epoch in range(EPOCHS):
         state["epoch"] = epoch
-        exec(rule, state)
+        exec(script.rule, state)
         search.method.begin_epoch(epoch)
         of_t = abs(float(search.method.temperature) / state["new_temp"] - 1)
-        for step in range(STEPS):
-            pair = [batch(2 * (STEPS * epoch + step) + i) for i in range(2)]
-            parts = [x for b in pair for x in b]
-            search_func(
-                [parts], network, F.cross_entropy, SimpleNamespace(update=lambda *_: None),
-                of_weights, of_alpha, "", 1, silent, 5, state["warmup"], epoch, state["new_temp"],
-            )  # fmt: skip
+        for i in range(steps):
+            pair = [batch(2 * (steps * epoch + i) + half) for half in range(2)]
+            step(pair[0], pair[1], state)
             search.step(pair[0], pair[1])
-            stem = next(iter(search.net.parameters())), next(iter(peer.get_weights()))
+            ours = search.method.logits.values()
             yield (
                 of_t,
-                gap(search.method.logits["cell"], peer.arch_parameters),
-                gap(*stem),
-                gap(variances(search.net) / variances(peer), 1.0),
+                max(gap(a, b) for a, b in zip(ours, alphas, strict=True)),
+                *(gap(a, b) for a, b in zip(stem(search.net), stem(peer), strict=True)),
             )
 
 
-def compare(
-    peers: Path, method: str, path: str, variant: str, joint: bool
-) -> Iterator[tuple[str, float]]:
-    """What parts, and where first by more than 1e-6."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        live, options = LIVE[variant]
-        peer, search = twins(peers, method, options | {"joint_clip": joint})
-        found = list(loop(peers / path, peer, search, live))
-    finally:
-        torch.set_default_dtype(before)
+def report(what: str, found: Sequence[tuple[float, ...]]) -> Iterator[tuple[str, float]]:
+    """One line a quantity, with the first step that parts by more than 1e-6."""
     parted = next((i for i, row in enumerate(found) if max(row) > 1e-6), None)
-    where = "" if parted is None else f", parted at epoch {parted // STEPS} step {parted % STEPS}"
-    which = "joint clip" if joint else "ω's clip"
-    for what, column in zip(
-        ("t", "α", "ω", "running variances"), zip(*found, strict=True), strict=True
-    ):
-        yield (
-            f"{Path(path).name} {variant}, {which}: {what} over {EPOCHS} epochs{where}",
-            max(column),
-        )
-
-
-@against("PCDEDD", "edd-reference-code")
-def edd(peers: Path) -> Iterator[tuple[str, float]]:
-    """Both scripts as released, then with each smooth line that they hold commented out."""
-    tens, hundreds = (f"AutoDL-Projects_edd/exps/algos/DARTS-V1-{n}.py" for n in (10, 100))
-    for path, variant, joint in (
-        (tens, "softmax", True),
-        (hundreds, "softmax", True),
-        (hundreds, "st = 1", True),
-        (hundreds, "s = 100", True),
-        (tens, "softmax", False),
-    ):
-        yield from compare(peers, "edd-reference-code", path, variant, joint)
-
-
-@against("PCDEDD", "pcd")
-def pcd(peers: Path) -> Iterator[tuple[str, float]]:
-    """The script as released, whose smooth term is live."""
-    path = "AutoDL-Projects_pcd/exps/algos/DARTS-V1-10.py"
-    yield from compare(peers, "pcd", path, "as released", joint=True)
-
-
-@against("PCDEDD", "lpcd")
-def lpcd(peers: Path) -> Iterator[tuple[str, float]]:
-    """The script with linear steps."""
-    path = "AutoDL-Projects_pcd/exps/algos/DARTS-V1-10l.py"
-    yield from compare(peers, "lpcd", path, "as released", joint=True)
+    where = ""
+    if parted is not None:
+        epoch, step = divmod(parted, len(found) // EPOCHS)
+        where = f", parted at epoch {epoch} step {step}"
+    names = "t", "α", "ω of the stem", "its running variance"
+    for name, column in zip(names, zip(*found, strict=True), strict=True):
+        yield f"{what}: {name} over {EPOCHS} epochs{where}", max(column)

@@ -72,9 +72,7 @@ class EntropyDecay(Tempered):
 
     def measured(self) -> Weights:
         """α of the cells that decide: only the normal one in the code, where there are two."""
-        if self.follows_paper or "normal" not in self.logits:
-            return self.logits
-        return {"normal": self.logits["normal"]}
+        return self.logits if self.follows_paper else self.leading()
 
     def smoothed(self, cell: str) -> bool:
         """The code leaves out the smooth term in the warm-up and in the reduction cell."""

@@ -2,9 +2,9 @@
 
 Zhang, Ding: Small Temperature is All You Need for Differentiable Architecture Search (section 4,
 Fig. 4A). Read beside the released code (chaoji90/PCDEDD, AutoDL-Projects_pcd): PCD falls by ETS
-with d = 0.11 and rises again in cycles of ten epochs, the first five at t = 1, and ends in one
-descent of ten; LPCD does the same in equal steps of t. λ plays no part. The code trains them like
-EDD.
+with d = 0.11 and rises again in cycles of ten epochs (on NAS-Bench-201 the first five at t = 1)
+and ends in one descent of ten; LPCD does the same in equal steps of t. λ plays no part. The code
+trains them like EDD.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Cyclic(Tempered):
         return super().published(space) | {"recipe": "edd"}
 
     def smoothed(self, cell: str) -> bool:
-        """As in the released code: not while t = 1."""
-        return self.current != 1.0
+        """As in the released code: not while t = 1, and not in the reduction cell."""
+        return self.current != 1.0 and cell in self.leading()
 
 
 @register("pcd", "DARTS under a cyclic exponential temperature schedule")
@@ -46,7 +46,8 @@ class PCD(Cyclic):
 
     def temperature_at(self, epoch: int) -> float:
         """The list's entry."""
-        return schedules.pcd(self.epochs, strength=self.options.strength)[epoch]
+        warmup = 5 if len(self.logits) == 1 else 0  # as in the released scripts, space by space
+        return schedules.pcd(self.epochs, strength=self.options.strength, warmup=warmup)[epoch]
 
 
 @register("lpcd", "DARTS under a cyclic linear temperature schedule")

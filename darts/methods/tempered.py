@@ -55,6 +55,10 @@ class Tempered(Method):
     sharp: bool = False
     """Whether the smooth term is left out for the moment."""
 
+    def leading(self) -> Weights:
+        """α of the cells that the released code looks at: the normal one where there are two."""
+        return {c: a for c, a in self.logits.items() if c == "normal" or len(self.logits) == 1}
+
     def smoothed(self, cell: str) -> bool:
         """Whether the cell's backward pass has the smooth term now."""
         return True
