@@ -59,6 +59,8 @@ class DataConfig(ImageConfig):
     """What is searched on, and how it is shared out."""
 
     split: str = setting("", "JSON file of the weight/arch split; empty = a random half each")
+    keep_last: bool = setting(False, "keep the last batch of an epoch where it is smaller")
+    replacement: bool = setting(False, "draw the images of arch steps with replacement")
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,9 @@ class Batches:
         augment: shift by up to an eighth of the side, and mirror where the set allows it.
         cutout: side in pixels of a square set to zero after normalisation, at a random centre; 0
             for none.
-        steps: batches in an epoch; by default as many full ones as the images give. Images repeat,
-            each time in a new order, when more are asked for.
+        drawn: images in an epoch, in batches of which the last may be smaller; by default as many
+            as fill whole batches. Images repeat, each time in a new order, when more are asked for.
+        replacement: draw each image from all of them instead, as often as chance will have it.
         rank: this process takes every `world`-th image of each batch, from this one.
         world: processes that share each batch; `batch_size` stays the size over all of them.
 
@@ -121,7 +122,8 @@ class Batches:
         device: torch.device | str = "cpu",
         augment: bool = True,
         cutout: int = 0,
-        steps: int | None = None,
+        drawn: int | None = None,
+        replacement: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -139,12 +141,19 @@ class Batches:
             )
         self.device = torch.device(device)
         self.batch_size = batch_size
-        self.steps = len(chosen) // batch_size if steps is None else steps
+        self.drawn = len(chosen) // batch_size * batch_size if drawn is None else drawn
+        if self.drawn % batch_size % world:
+            raise UserError(
+                f"the last batch has {self.drawn % batch_size} images, which must be a multiple of "
+                f"the {world} processes; keep_last=false leaves it out."
+            )
+        self.steps = -(-self.drawn // batch_size)
         self.epoch_index = 0
         """The epoch that the next batch belongs to, from 0."""
         self.position = 0
         """Batches already given out in that epoch."""
         self._count = len(chosen)
+        self._replacement = replacement
         self._flip = augment and images.flip
         self._cutout = cutout
         self._rank, self._world = rank, world
@@ -187,13 +196,11 @@ class Batches:
         self._generator.set_state(state["generator"])
 
     def _draw(self) -> dict[str, Tensor]:
-        """All random choices of one epoch, [steps, batch_size] each (and 2 for a place)."""
-        total = self.steps * self.batch_size
+        """All random choices of one epoch, [drawn] each (and 2 for a place)."""
+        total = self.drawn
         generator = self._generator
-        rounds = -(-total // self._count)
-        order = torch.cat([torch.randperm(self._count, generator=generator) for _ in range(rounds)])
         draws = {
-            "order": order[:total],
+            "order": self._order(total),
             "crop": torch.randint(2 * self._padding + 1, (total, 2), generator=generator),
         }
         if self._flip:
@@ -201,16 +208,19 @@ class Batches:
         if self._cutout:
             sides = torch.tensor([self._height, self._width])
             draws["cutout"] = (torch.rand(total, 2, generator=generator) * sides).long()
-        own = slice(self._rank, None, self._world)
-        return {
-            name: values.view(self.steps, self.batch_size, *values.shape[1:])[:, own].to(
-                self.device
-            )
-            for name, values in draws.items()
-        }
+        return {name: values.to(self.device) for name, values in draws.items()}
+
+    def _order(self, total: int) -> Tensor:
+        if self._replacement:
+            return torch.randint(self._count, (total,), generator=self._generator)
+        rounds = -(-total // self._count)
+        orders = [torch.randperm(self._count, generator=self._generator) for _ in range(rounds)]
+        return torch.cat(orders)[:total]
 
     def _batch(self, draws: dict[str, Tensor], step: int) -> Batch:
-        choice = {name: values[step] for name, values in draws.items()}
+        end = min(self.drawn, (step + 1) * self.batch_size)
+        own = slice(step * self.batch_size + self._rank, end, self._world)
+        choice = {name: values[own] for name, values in draws.items()}
         rows = torch.arange(self._height, device=self.device)
         columns = torch.arange(self._width, device=self.device)[None]
         if self._flip:
@@ -244,6 +254,8 @@ class SearchBatches:
         single_level: no split; both batches are drawn from all training images.
         augment: see `Batches`.
         cutout: see `Batches`.
+        keep_last: the last pair of an epoch may be smaller; otherwise those images are left out.
+        replacement: the arch batch's images are drawn with replacement, see `Batches`.
         rank: see `Batches`.
         world: see `Batches`.
 
@@ -262,6 +274,8 @@ class SearchBatches:
         single_level: bool = False,
         augment: bool = True,
         cutout: int = 0,
+        keep_last: bool = False,
+        replacement: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -276,6 +290,7 @@ class SearchBatches:
             device=device,
             augment=augment,
             cutout=cutout,
+            drawn=len(halves[0]) if keep_last else None,
             rank=rank,
             world=world,
         )
@@ -287,7 +302,8 @@ class SearchBatches:
             device=device,
             augment=augment,
             cutout=cutout,
-            steps=self.weights.steps,
+            drawn=self.weights.drawn,
+            replacement=replacement,
             rank=rank,
             world=world,
         )
@@ -296,6 +312,11 @@ class SearchBatches:
     def steps(self) -> int:
         """Pairs in an epoch."""
         return self.weights.steps
+
+    @property
+    def drawn(self) -> int:
+        """Images of either half in an epoch."""
+        return self.weights.drawn
 
     @property
     def epoch_index(self) -> int:

@@ -116,7 +116,8 @@ class EDDReferenceCode(EDD):
     """The loop of DARTS-V1-10.py and -100.py (chaoji90/PCDEDD), which as released are one.
 
     Plain softmax (the smooth term is commented out in both), λ = 0.04 on the sum of the edges'
-    entropies, ω clipped by the norm of ω's and α's gradients together.
+    entropies, ω clipped by the norm of ω's and α's gradients together, the smaller last batch of an
+    epoch, and images of arch steps drawn with replacement.
     """
 
     @classmethod
@@ -127,6 +128,8 @@ class EDDReferenceCode(EDD):
             "options.lam": 0.04,
             "options.entropy": "sum",
             "options.joint_clip": True,
+            "data.keep_last": True,
+            "data.replacement": True,
         }
 
 

@@ -116,6 +116,8 @@ class Search:
             single_level=self.method.single_level,
             augment=data.augment,
             cutout=data.cutout,
+            keep_last=data.keep_last,
+            replacement=data.replacement,
             rank=parallel.rank(),
             world=parallel.world(),
         )
@@ -331,7 +333,7 @@ class Search:
     def record(self, losses: Tensor) -> dict[str, Any]:
         """What the log says of the epoch; `losses` [steps, 4] as from `step`."""
         weight_loss, weight_correct, arch_loss, arch_correct = losses.double().mean(0).tolist()
-        size = self.config.data.batch_size
+        size = self.batches.drawn / self.batches.steps  # of the mean batch
         scores = self.method.scores()
         found = self.space.derive(scores)
         pruned = {

@@ -402,3 +402,31 @@ def test_evaluation_gives_each_test_image_once_unchanged() -> None:
         for r in (0, 1)
     ]
     assert sorted(torch.cat(halves).tolist()) == sorted(images.test_labels.tolist())
+
+
+def test_a_smaller_last_batch_is_kept_where_asked_for() -> None:
+    images = coded_images()
+    whole = SearchBatches(images, batch_size=9, seed=0)
+    kept = SearchBatches(images, batch_size=9, seed=0, keep_last=True)
+    half = len(images.train_images) // 2
+    sizes = [[len(batch.labels) for batch in pair] for pair in kept.epoch()]
+    assert sizes[:-1] == [[9, 9]] * (half // 9)
+    assert sizes[-1] == [half % 9] * 2
+    assert (whole.steps, kept.steps) == (half // 9, half // 9 + 1)
+    assert (whole.drawn, kept.drawn) == (half // 9 * 9, half)
+
+
+def test_replacement_draws_the_arch_half_alone_by_chance() -> None:
+    images = coded_images()
+    batches = SearchBatches(images, batch_size=8, seed=0, replacement=True)
+    orders = [half._draw()["order"] for half in (batches.weights, batches.arch)]
+    assert len(orders[0].unique()) == batches.drawn
+    assert len(orders[1].unique()) < batches.drawn
+    assert int(orders[1].max()) < len(images.train_images) // 2
+
+
+def test_a_last_batch_that_processes_cannot_share_is_refused() -> None:
+    with pytest.raises(
+        UserError, match="last batch has 3 images, which must be a multiple of the 2"
+    ):
+        Batches(coded_images(), batch_size=8, seed=0, drawn=19, world=2)
