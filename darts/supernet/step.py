@@ -108,7 +108,9 @@ def weight_step(
     of_parameters, of_alphas = gradients[: len(parameters)], gradients[len(parameters) :]
     parallel.average_(of_parameters)
     for p, g in zip(parameters, of_parameters, strict=True):
-        p.grad = g
+        # On the CPU fused SGD takes a gradient's elements in the parameter's order, whatever its
+        # strides; that of a branch with operations left out is contiguous.
+        p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
     for alpha, g in zip(alphas, of_alphas, strict=True):
         alpha.grad = g if alpha.grad is None else alpha.grad.add_(g)
     return Outcome(loss.detach(), logits.detach())

@@ -61,6 +61,20 @@ def test_skipped_operations_still_decay(net: Supernet) -> None:
         torch.testing.assert_close(after[name].detach(), old[name] * 0.95)
 
 
+@pytest.mark.parametrize("channels", [4, 16])  # 16: by convolutions of our own
+def test_fused_sgd_moves_what_is_computed_beside_operations_left_out(channels: int) -> None:
+    """It takes each gradient's elements in the parameter's order, so that layouts must be equal."""
+    torch.manual_seed(0)
+    net = build_supernet(NB201, channels=channels, cells=1, classes=10).double()
+    beta = torch.zeros(6, 5, dtype=torch.float64)
+    beta[:, 1] = beta[0, 3] = 0.5  # one 3x3 convolution of the three that leave the first node
+    weight_step(net, batch(0), {"cell": beta})
+    expected = [p.detach() - 0.1 * p.grad for p in net.parameters() if p.grad is not None]
+    torch.optim.SGD(net.parameters(), lr=0.1, fused=True).step()
+    for (name, p), wanted in zip(net.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(p.detach(), wanted, msg=name)
+
+
 def test_frozen_restores_even_after_an_error(net: Supernet) -> None:
     first = next(net.parameters())
     first.requires_grad_(False)
