@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.reproduction import STUDIES, load
-from bench.step import CLASSES, Size, Step, fast_step, on_gpu
+from bench.step import CLASSES, Size, Step, search_step
 from bench.timing import RESULTS, alternate, machine, timer, write_json
 from darts.devices.capture import WARM_UP
 from darts.networks.network import build_network
@@ -35,14 +35,16 @@ BATCH, LARGE_BATCH = 8, 1
 RUNS = 3
 
 
-def seconds(step: Step) -> float:
+def seconds(step: Step, device: torch.device) -> float:
     """Median of a few steps, after those that a captured one needs to become a graph."""
-    for _ in range(WARM_UP if on_gpu() else 0):
+    for _ in range(WARM_UP if device.type == "cuda" else 0):
         step()
-    return alternate([step], RUNS, timer(torch.get_default_device()))[0]
+    return alternate([step], RUNS, timer(device))[0]
 
 
-def training_step(space: Space, settings: evaluation.EvaluationConfig, batch: int) -> Step:
+def training_step(
+    space: Space, settings: evaluation.EvaluationConfig, batch: int, device: torch.device
+) -> Step:
     """One step of a stand-alone network of `space`, as an evaluation takes it."""
     torch.manual_seed(0)
     beta = {name: torch.rand(cell.shape) for name, cell in space.cells.items()}
@@ -53,9 +55,9 @@ def training_step(space: Space, settings: evaluation.EvaluationConfig, batch: in
         cells=settings.network.cells,
         classes=CLASSES,
         large=large,
-    )
-    images = torch.randn(batch, 3, *((224, 224) if large else (32, 32)))
-    labels = torch.randint(CLASSES, (batch,))
+    ).to(device)
+    images = torch.randn(batch, 3, *((224, 224) if large else (32, 32)), device=device)
+    labels = torch.randint(CLASSES, (batch,), device=device)
     sgd = torch.optim.SGD(net.parameters(), 0.025, momentum=0.9)
 
     def step() -> None:
@@ -70,13 +72,15 @@ def training_step(space: Space, settings: evaluation.EvaluationConfig, batch: in
 class Meter:
     """Seconds an image of everything asked for; each thing is measured once."""
 
-    def __init__(self, factors: Mapping[str, float]) -> None:
+    def __init__(self, factors: Mapping[str, float], device: torch.device) -> None:
         self.factors = factors
+        self.device = device
+        self.on_gpu = device.type == "cuda"
         self.known: dict[str, float] = {}
 
     def _once(self, key: str, make: Callable[[], Step], batch: int) -> float:
         if key not in self.known:
-            self.known[key] = seconds(make()) / batch
+            self.known[key] = seconds(make(), self.device) / batch
             print(f"{key}: {1e3 * self.known[key]:.1f} ms an image", flush=True)
         return self.known[key]
 
@@ -84,11 +88,12 @@ class Meter:
         """Seconds of the whole search."""
         config = cell.config
         supernet = config["supernet"]
-        batch = config["data"]["batch_size"] if on_gpu() else BATCH
-        size = Size(supernet["channels"], supernet["cells"], batch)
+        batch = config["data"]["batch_size"] if self.on_gpu else BATCH
+        size = Size(supernet["channels"], supernet["cells"], batch, str(self.device))
         key = f"bilevel step, {config['space']}, C={size.channels}, N={size.cells}, batch {batch}"
         space = get_space(config["space"])
-        image = self._once(key, lambda: fast_step(space, size, captured=on_gpu()), batch)
+        make = lambda: search_step("darts-v1", space, size, captured=self.on_gpu)  # noqa: E731
+        image = self._once(key, make, batch)
         half = IMAGES[config["data"]["source"]] // 2
         return image * half * int(config["epochs"]) * self.factors.get(config["method"], 1.0)
 
@@ -98,12 +103,12 @@ class Meter:
         some = space.derive({name: torch.ones(c.shape) for name, c in space.cells.items()})
         settings = evaluation.configure(**{**overrides, "genotype": str(some)})
         small = LARGE_BATCH if settings.data.source in LARGE else BATCH
-        batch = settings.data.batch_size if on_gpu() else small
+        batch = settings.data.batch_size if self.on_gpu else small
         network = settings.network
         size = f"C={network.channels}, N={network.cells}, batch {batch}"
         key = f"training step, {space.name}, {size}"
         key += f", {settings.data.source}" if settings.data.source in LARGE else ""
-        image = self._once(key, lambda: training_step(space, settings, batch), batch)
+        image = self._once(key, lambda: training_step(space, settings, batch, self.device), batch)
         return image * IMAGES[settings.data.source] * settings.training.epochs
 
 
@@ -124,9 +129,9 @@ def main() -> None:
     """Measure, count, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    torch.set_default_device(parser.parse_args().device)
+    device = torch.device(parser.parse_args().device)
     factors = method_factors()
-    meter = Meter(factors)
+    meter = Meter(factors, device)
     studies: dict[str, dict[str, float]] = {}
     for name in STUDIES:
         cells = read_study(name, "full").cells
@@ -149,8 +154,8 @@ def main() -> None:
             f"{cost['trainings']:11.0f}{cost['training_hours']:11.0f}"
         )
     report = {"studies": studies, "seconds_an_image": meter.known, "factors": factors}
-    name = "cost-cuda.json" if on_gpu() else "cost.json"
-    write_json(RESULTS / name, {**report, "machine": machine(torch.get_default_device())})
+    name = "cost-cuda.json" if meter.on_gpu else "cost.json"
+    write_json(RESULTS / name, {**report, "machine": machine(device)})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Time of a bilevel step: the fast supernet against conventional ones.
+"""Time of a bilevel step: a search's own against those of conventional supernets.
 
 ``python -m bench.step [--peer PATH] [--device cpu|cuda]`` prints tables and writes
 ``bench/results/step.json`` (on a GPU ``step-cuda.json``). The conventional supernets are the one in
 tests/reference and, with ``--peer``, that of an unmodified checkout of AutoDL-Projects
-(github.com/D-X-Y/AutoDL-Projects), run with its own step. Variants take turns in one process;
-medians are reported. On a GPU the supernets have the paper's size, and this project's step is timed
-as a CUDA graph too, which is how a search runs it.
+(github.com/D-X-Y/AutoDL-Projects), run with its own step. This project's is `Search.step` with a
+method's weights, clipping, norms and records, on images that the search's own batches give.
+Variants take turns in one process; medians are reported. On a GPU the supernets have the paper's
+size, and this project's step is timed as a CUDA graph too, which is how a search runs it.
 """
 
 from __future__ import annotations
@@ -24,25 +25,38 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from bench.timing import RESULTS, machine, timer, write_json
-from darts.devices.capture import WARM_UP, CapturedStep
+from darts import Search
+from darts.data import ImageSet
+from darts.devices.capture import WARM_UP
+from darts.recipes import configure
 from darts.spaces import DARTS, NB201, Space
-from darts.supernet import build_supernet, live_operations
-from darts.supernet.step import Batch, arch_step, weight_step
+from darts.supernet.step import Batch
 from tests.reference.supernet import ReferenceSupernet
 
 Step = Callable[[], object]
 CLASSES = 10
+METHODS = ("edd", "darts-v1")
+"""Of the searches whose steps are timed everywhere: sn-softmax, and plain softmax."""
+PRECISIONS = ("float32", "bfloat16")
+SHARP = 1e-6
+"""A temperature at which β is one-hot up to rounding at DARTS's initial α."""
 VALIDATION_BATCH = 512
 """Of AutoDL-Projects, in its configuration of weight-sharing searches."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a supernet and its batches of 3x32x32 images."""
+    """Of a supernet and its batches of 3x32x32 images, and the device they lie on."""
 
     channels: int = 16
     cells: int = 1
     batch: int = 64
+    device: str = "cpu"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether that is a GPU."""
+        return torch.device(self.device).type == "cuda"
 
 
 @dataclass
@@ -59,47 +73,40 @@ class Row:
         return statistics.median(self.times)
 
 
-def on_gpu() -> bool:
-    """Whether steps are made for a GPU, which is then the default device."""
-    return torch.get_default_device().type == "cuda"
-
-
 def batches(size: Size) -> tuple[Batch, Batch]:
     """Random training and validation images and labels."""
     torch.manual_seed(0)
-    one = lambda: (torch.randn(size.batch, 3, 32, 32), torch.randint(CLASSES, (size.batch,)))  # noqa: E731
+
+    def one() -> Batch:
+        with torch.device(size.device):
+            return torch.randn(size.batch, 3, 32, 32), torch.randint(CLASSES, (size.batch,))
+
     return one(), one()
 
 
 def optimizers(
-    weights: list[nn.Parameter], alphas: list[Tensor], fused: bool | None = None
+    weights: list[nn.Parameter], alphas: list[Tensor]
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Those of the usual NAS-Bench-201 recipe."""
     return (
-        torch.optim.SGD(
-            weights, 0.025, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=fused
-        ),
-        torch.optim.Adam(
-            alphas,
-            3e-4,
-            betas=(0.5, 0.999),
-            weight_decay=1e-3,
-            fused=fused,
-            capturable=bool(fused) and alphas[0].is_cuda,
-        ),
+        torch.optim.SGD(weights, 0.025, momentum=0.9, weight_decay=5e-4, nesterov=True),
+        torch.optim.Adam(alphas, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3),
     )
 
 
-def new_alphas(space: Space) -> dict[str, Tensor]:
+def new_alphas(space: Space, device: str) -> dict[str, Tensor]:
     """α as DARTS initialises it."""
-    return {n: (1e-3 * torch.randn(c.shape)).requires_grad_() for n, c in space.cells.items()}
+    return {
+        name: (1e-3 * torch.randn(cell.shape, device=device)).requires_grad_()
+        for name, cell in space.cells.items()
+    }
 
 
 def conventional_step(space: Space, size: Size, precision: torch.dtype | None = None) -> Step:
     """One module per operation, ``backward()`` through everything."""
     train, validation = batches(size)
-    net = ReferenceSupernet(space, size.channels, size.cells, CLASSES)
-    alphas = new_alphas(space)
+    net = ReferenceSupernet(space, size.channels, size.cells, CLASSES).to(size.device)
+    alphas = new_alphas(space, size.device)
     sgd, adam = optimizers(list(net.parameters()), list(alphas.values()))
 
     def step() -> None:
@@ -137,7 +144,7 @@ def peer(path: Path, size: Size) -> Peer:
     train, validation = batches(size)
     network = GenericNAS201Model(
         size.channels, size.cells, 4, CLASSES, NAS_BENCH_201, affine=False, track_running_stats=True
-    )
+    ).to(size.device)
     network.set_algo("darts-v1")
     criterion = nn.CrossEntropyLoss()
     sgd, adam = optimizers(network.weights, network.alphas)
@@ -166,56 +173,68 @@ def peer(path: Path, size: Size) -> Peer:
     return Peer(step, validate)
 
 
-def fast_step(
+def random_images(count: int) -> ImageSet:
+    """So many training images of 3x32x32, whose labels are all of `CLASSES`."""
+    images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(count) % CLASSES
+    return ImageSet("random", images, labels, images[:1], labels[:1])
+
+
+def search_step(
+    method: str,
     space: Space,
     size: Size,
-    precision: torch.dtype | None = None,
-    live: str = "all",
+    precision: str = "float32",
+    *,
     captured: bool = False,
+    temperature: float | None = None,
 ) -> Step:
-    """This project's step; ``captured`` makes it one CUDA graph, on a GPU.
+    """`Search.step` of a method with its published settings, but for the size, halfway through.
 
-    ``live``: "all" operations; "weight step": β is one-hot, as at a small temperature, so the
-    weight step computes one operation an edge and the arch step, which needs every gradient of β,
-    all; "both": the arch step computes one an edge too, as in GDAS.
+    ``captured`` makes it one CUDA graph, on a GPU. ``temperature``: another than the method's.
     """
-    train, validation = batches(size)
-    net = build_supernet(space, channels=size.channels, cells=size.cells, classes=CLASSES)
-    alphas = new_alphas(space)
-    sgd, adam = optimizers(list(net.parameters()), list(alphas.values()), fused=True)
-
-    def weights() -> Mapping[str, Tensor]:
-        soft = {name: a.softmax(-1) for name, a in alphas.items()}
-        if live == "all":
-            return soft
-        return {
-            name: F.one_hot(w.argmax(-1), w.shape[1]) + w - w.detach() for name, w in soft.items()
-        }
-
-    def step(*parts: Tensor) -> list[Tensor]:
-        outcome = weight_step(net, parts[:2], weights(), precision=precision)  # type: ignore[arg-type]
-        sgd.step()
-        chosen = live_operations(weights()) if live == "both" else None
-        betas = list(alphas.values())
-        arch_step(net, parts[2:], weights, betas, live=chosen, precision=precision)  # type: ignore[arg-type]
-        adam.step()
-        return [outcome.loss]
-
-    run = CapturedStep(step) if captured else step
-    return lambda: run(*train, *validation)
+    config = configure(
+        method=method,
+        space=space.name,
+        device=size.device,
+        data={"batch_size": size.batch},
+        supernet={"channels": size.channels, "cells": size.cells, "precision": precision},
+    )
+    search = Search(config, images=random_images(2 * size.batch))
+    for epoch in range(config.epochs // 2):
+        search.method.begin_epoch(epoch)
+    if temperature is not None:
+        search.method.set_temperature(temperature)
+    search.method.prepare(search.net)
+    search.net.train()
+    run = search.captured_step() if captured else search.step
+    pair = next(search.batches.epoch())
+    return lambda: run(*pair)
 
 
-def timed(step: Step) -> float:
+def search_steps(space: Space, size: Size) -> dict[str, Step]:
+    """Those of `METHODS` in each precision; on a GPU also as graphs."""
+    return {
+        f"{method}, {precision}{', captured' if captured else ''}": search_step(
+            method, space, size, precision, captured=captured
+        )
+        for captured in ((False, True) if size.on_gpu else (False,))
+        for method in METHODS
+        for precision in PRECISIONS
+    }
+
+
+def timed(step: Step, size: Size) -> float:
     """Seconds of one step."""
-    now = timer(torch.get_default_device())
+    now = timer(torch.device(size.device))
     start = now()
     step()
     return now() - start
 
 
-def peak_bytes(step: Step) -> int:
+def peak_bytes(step: Step, size: Size) -> int:
     """Most bytes that tensors made during a step hold at once."""
-    if on_gpu():
+    if size.on_gpu:
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
         step()
@@ -233,19 +252,19 @@ def peak_bytes(step: Step) -> int:
     return peak
 
 
-def compare(steps: Mapping[str, Step], rounds: int) -> list[Row]:
-    """Times of the variants, taken in turns after a few steps to warm up."""
+def compare(steps: Mapping[str, Step], size: Size, rounds: int) -> list[Row]:
+    """Times of the variants of a size, taken in turns after a few steps to warm up."""
     peaks = {}
     for name, step in steps.items():
         step()
-        peaks[name] = peak_bytes(step)  # before a step that is captured becomes a graph
+        peaks[name] = peak_bytes(step, size)  # before a step that is captured becomes a graph
     for step in steps.values():
         for _ in range(WARM_UP):
             step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            times[name].append(timed(step))
+            times[name].append(timed(step, size))
     return [Row(name, times[name], peaks[name]) for name in steps]
 
 
@@ -332,12 +351,12 @@ def print_rows(title: str, rows: list[Row]) -> None:
 
 
 def scaling(rounds: int) -> dict[str, float]:
-    """Seconds of a float32 step as cells, batch and channels grow."""
+    """Seconds of EDD's float32 step as cells, batch and channels grow."""
     sizes = [Size(cells=n) for n in (1, 2, 4)]
     sizes += [Size(batch=b) for b in (32, 128)] + [Size(channels=c) for c in (8, 32)]
     result = {}
     for size in sizes:
-        (row,) = compare({"": fast_step(NB201, size)}, rounds)
+        (row,) = compare({"": search_step("edd", NB201, size)}, size, rounds)
         name = f"C={size.channels} N={size.cells} batch={size.batch}"
         result[name] = row.median
         print(f"{name:40s}{row.median * 1e3:9.1f}")
@@ -346,30 +365,27 @@ def scaling(rounds: int) -> dict[str, float]:
 
 def variants(size: Size, peer_path: Path | None) -> dict[str, Step]:
     """What is compared on NAS-Bench-201, the slowest first."""
-    bf16 = torch.bfloat16
     steps: dict[str, Step] = {}
     if peer_path is not None:
         steps["AutoDL-Projects, float32"] = peer(peer_path, size).step
     steps["module per operation, float32"] = conventional_step(NB201, size)
-    if on_gpu():
+    if size.on_gpu:
+        bf16 = torch.bfloat16
         steps["module per operation, bfloat16"] = conventional_step(NB201, size, bf16)
-    steps["float32"] = fast_step(NB201, size)
-    steps["bfloat16"] = fast_step(NB201, size, bf16)
-    if on_gpu():
-        steps["float32, captured"] = fast_step(NB201, size, captured=True)
-        steps["bfloat16, captured"] = fast_step(NB201, size, bf16, captured=True)
-        return steps
-    for live in ("weight step", "both"):
-        steps[f"one live operation ({live}), float32"] = fast_step(NB201, size, live=live)
-        steps[f"one live operation ({live}), bfloat16"] = fast_step(NB201, size, bf16, live)
+        return steps | search_steps(NB201, size)
+    steps |= search_steps(NB201, size)
+    for precision in PRECISIONS:
+        sharp = search_step("edd", NB201, size, precision, temperature=SHARP)
+        steps[f"edd, small temperature, {precision}"] = sharp
+        steps[f"gdas, {precision}"] = search_step("gdas", NB201, size, precision)
     return steps
 
 
 def growth(rounds: int) -> dict[str, object]:
-    """What a cell adds to a step, and seconds of a float32 step as the supernet grows."""
+    """What a cell adds to a step, and seconds of EDD's in float32 as the supernet grows."""
     makers: dict[str, Callable[[Size], Step]] = {
         "module per operation": lambda s: conventional_step(NB201, s),
-        "fast": lambda s: fast_step(NB201, s),
+        "edd": lambda s: search_step("edd", NB201, s),
     }
     print(f"\n{'Per cell and bilevel step':40s}{'operators':>10s}{'maps read':>10s}{'written':>9s}")
     counted = {}
@@ -377,7 +393,7 @@ def growth(rounds: int) -> dict[str, object]:
         found = per_cell(make)
         counted[name] = asdict(found)
         print(f"{name:40s}{found.operators:10.0f}{found.read:10.0f}{found.written:9.0f}")
-    print(f"\n{'Growth, float32':40s}{'ms/step':>9s}")
+    print(f"\n{'Growth, edd, float32':40s}{'ms/step':>9s}")
     return {"per_cell": counted, "scaling": scaling(rounds)}
 
 
@@ -394,26 +410,18 @@ def main() -> None:
         parser.error(f"--peer {arguments.peer} has no xautodl folder")
     gpu = arguments.device == "cuda"
     out = arguments.out or RESULTS / ("step-cuda.json" if gpu else "step.json")
-    torch.set_default_device(arguments.device)
 
-    size = Size(cells=5 if gpu else 1)
-    rows = compare(variants(size, arguments.peer), arguments.rounds)
+    size = Size(cells=5 if gpu else 1, device=arguments.device)
+    rows = compare(variants(size, arguments.peer), size, arguments.rounds)
     print_rows(f"NAS-Bench-201, C=16, N={size.cells}, batch 64", rows)
     report: dict[str, object] = {"nb201": [asdict(row) for row in rows]}
     few = max(3, arguments.rounds // 3)
     if not gpu:
         report |= growth(few)
     if not arguments.skip_darts:
-        deep, bf16 = Size(cells=8), torch.bfloat16
-        steps = {
-            "module per operation, float32": conventional_step(DARTS, deep),
-            "float32": fast_step(DARTS, deep),
-            "bfloat16": fast_step(DARTS, deep, bf16),
-        }
-        if gpu:
-            steps["float32, captured"] = fast_step(DARTS, deep, captured=True)
-            steps["bfloat16, captured"] = fast_step(DARTS, deep, bf16, captured=True)
-        rows = compare(steps, few)
+        deep = Size(cells=8, device=arguments.device)
+        steps = {"module per operation, float32": conventional_step(DARTS, deep)}
+        rows = compare(steps | search_steps(DARTS, deep), deep, few)
         print_rows("DARTS space, C=16, 8 cells, batch 64", rows)
         report["darts"] = [asdict(row) for row in rows]
 
