@@ -5,9 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darts.methods import get_method
+from darts.data import Batch
+from darts.methods import Step, get_method
 from darts.recipes import configure
-from darts.spaces import get_space
+from darts.spaces import Space, get_space
+from darts.supernet.step import Outcome
+from darts.training.held_out import BatchLoss
 
 Pair = tuple[Tensor, Tensor]
 
@@ -44,3 +47,18 @@ def some_batch() -> Pair:
     """Eight random images with labels."""
     generator = torch.Generator().manual_seed(2)
     return torch.randn(8, 3, 16, 16, generator=generator), torch.arange(8) % 10
+
+
+def arch_gradients(
+    net: Any, batch: Pair, space: Space, alphas: dict[str, Tensor]
+) -> tuple[list[Tensor], Outcome]:
+    """Those of a search's arch step with plain softmax, one for each of `alphas`; its outcome."""
+    method = make("darts-v1", space=space.name)
+    method.logits = alphas
+    method.temperature = torch.ones((), device=batch[0].device)
+    images = Batch(*batch)
+    loss = BatchLoss(net, images, None)
+    sgd = torch.optim.SGD(net.parameters())
+    gradients = method.arch_gradients(Step(net, images, images, loss, loss, sgd))
+    assert loss.outcome is not None
+    return gradients, loss.outcome
