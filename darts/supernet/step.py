@@ -116,28 +116,6 @@ def weight_step(
     return Outcome(loss.detach(), logits.detach())
 
 
-def arch_step(
-    net: nn.Module,
-    batch: Batch,
-    make_weights: MakeWeights,
-    alphas: Sequence[Tensor],
-    *,
-    live: Mapping[str, Live] | None = None,
-    precision: torch.dtype | None = None,
-) -> Outcome:
-    """First order: write ∂loss/∂α into ``.grad`` of ``alphas``; no gradient of ω is computed.
-
-    ``live``: candidates to compute, for methods whose gradient of the others is zero by
-    construction; None computes all, as sn-softmax needs (a candidate with β = 0 has a gradient).
-    """
-    with frozen(net):
-        loss, logits = cross_entropy(net, batch, make_weights(), live, precision)
-        gradients = torch.autograd.grad(loss, alphas)
-    for alpha, g in zip(alphas, gradients, strict=True):
-        alpha.grad = g
-    return Outcome(loss.detach(), logits.detach())
-
-
 def _functional(net: nn.Module, parameters: Mapping[str, Tensor]) -> Callable[..., Tensor]:
     """``net`` with other parameters; running statistics are updated in a copy."""
     buffers = {name: b.detach().clone() for name, b in net.named_buffers()}

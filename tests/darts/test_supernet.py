@@ -14,7 +14,9 @@ from darts import Search, configure
 from darts.data import Batch, ImageSet, load
 from darts.spaces import NB201, SPACES, Space
 from darts.supernet import Supernet, branches, build_supernet, live_operations
-from darts.supernet.step import arch_step, weight_step
+from darts.supernet.step import Outcome, frozen, weight_step
+from darts.training.held_out import BatchLoss
+from tests.darts.method_helpers import arch_gradients
 from tests.reference.supernet import ReferenceSupernet
 
 Pair = tuple[ReferenceSupernet, Supernet]
@@ -175,8 +177,8 @@ def test_steps_on_a_gpu_equal_those_on_the_cpu(name: str, cuda: torch.device) ->
         alphas = {n: a.detach().to(device).requires_grad_() for n, a in start.items()}
         pairs = [(images.to(device), labels.to(device)) for images, labels in (train, validation)]
         outcome = weight_step(net, pairs[0], softmax(alphas), zero_skip=False)
-        arch_step(net, pairs[1], lambda a=alphas: softmax(a), list(alphas.values()))  # type: ignore[misc]
-        moved = {f"alpha of {n}": gradient(a) for n, a in alphas.items()}  # type: ignore[arg-type]
+        gradients = arch_gradients(net, pairs[1], space, alphas)[0]
+        moved = {f"alpha of {n}": g for n, g in zip(alphas, gradients, strict=True)}
         found.append({"logits": outcome.logits, **gradients_of(net), **moved})
     for what, wanted in found[0].items():
         assert_close(found[1][what].cpu(), wanted, 1e-9, what)
@@ -190,9 +192,9 @@ def test_arch_step_equals_reference(name: str) -> None:
     alphas = make_alphas(space, torch.float64)
     gradients: list[list[Tensor]] = []
 
-    def step(net: torch.nn.Module) -> tuple[Tensor, Tensor]:
-        outcome = arch_step(net, batch, lambda: softmax(alphas), list(alphas.values()))
-        gradients.append([gradient(a) for a in alphas.values()])
+    def step(net: torch.nn.Module) -> Outcome:
+        found, outcome = arch_gradients(net, batch, space, alphas)
+        gradients.append(found)
         assert all(p.grad is None and p.requires_grad for p in net.parameters())
         return outcome
 
@@ -223,8 +225,9 @@ def test_float32_is_within_1e_5_of_float64(name: str) -> None:
         logits = weight_step(one, (images, batch[1]), softmax(mine)).logits
         views = one.conventional_views(gradient) if isinstance(one, Supernet) else None
         named = views or {n: gradient(p) for n, p in one.named_parameters()}
-        arch_step(one, (images, batch[1]), lambda a=mine: softmax(a), list(mine.values()))  # type: ignore[misc]
-        found[key] = {"logits": logits} | {f"alpha {n}": gradient(a) for n, a in mine.items()}
+        of_alpha = arch_gradients(one, (images, batch[1]), space, mine)[0]
+        found[key] = {f"alpha {n}": g for n, g in zip(mine, of_alpha, strict=True)}
+        found[key] |= {"logits": logits}
         found[key] |= {n: named[n] for n, _ in exact.named_parameters()}
         if name == "darts":
             found[key] = {"logits": logits}
@@ -286,10 +289,10 @@ def test_arch_step_of_a_dead_cell_has_zero_gradients() -> None:
         soft = alpha.softmax(-1)  # straight through, as a sample of GDAS
         return {"cell": F.one_hot(torch.zeros(6, dtype=torch.int64), 5) + soft - soft.detach()}
 
-    live = {"cell": tuple((True, False, False, False, False) for _ in range(6))}
-    arch_step(net, batch, none_everywhere, [alpha], live=live)
-    assert alpha.grad is not None
-    assert torch.equal(alpha.grad, torch.zeros(6, 5))
+    with frozen(net):
+        loss = BatchLoss(net, Batch(*batch), None)(none_everywhere(), skip=True)
+        (found,) = torch.autograd.grad(loss, alpha)
+    assert torch.equal(found, torch.zeros(6, 5))
 
 
 TEMPERATURES = {
@@ -446,13 +449,14 @@ def test_ten_steps_in_float32_are_within_1e_5(name: str, zero_skip: bool) -> Non
         wanted = torch.cat([gradient(p).flatten() for p in exact.parameters()])
         found = torch.cat([views[n].flatten() for n in names]).double()
         load_conventional(ours, state)
-        arch_step(
-            ours, (second[0].float(), second[1]), lambda: softmax(narrow), list(narrow.values())
-        )
-        arch_step(copy.deepcopy(exact), second, lambda: softmax(alphas), list(alphas.values()))
+        low_images = (second[0].float(), second[1])
+        of_narrow = arch_gradients(ours, low_images, space, narrow)[0]
+        of_alphas = arch_gradients(copy.deepcopy(exact), second, space, alphas)[0]
+        for alpha, g in zip(alphas.values(), of_alphas, strict=True):
+            alpha.grad = g
         sgd.step()
         adam.step()
-        both = [torch.cat([gradient(a).flatten() for a in x.values()]) for x in (narrow, alphas)]
+        both = [torch.cat([g.flatten() for g in x]) for x in (of_narrow, of_alphas)]
         deviations.append(max(deviation(found, wanted), deviation(both[0].double(), both[1])))
     assert sorted(deviations)[5] <= 1e-5, deviations
 
