@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from darts.networks.genotype import Choice, Genotype
 from darts.networks.normalization import BatchNorm2d
 from darts.networks.operations import OPERATIONS, FactorizedReduce, ReLUConvNorm, drop_path
-from darts.networks.skeleton import Place, StackedSkeleton, TwoInputSkeleton
+from darts.networks.skeleton import (
+    Call,
+    Place,
+    StackedSkeleton,
+    TwoInputSkeleton,
+    with_maps,
+)
 
 
 class DiscreteCell(nn.Module):
@@ -126,9 +132,11 @@ class TwoInputNetwork(TwoInputSkeleton):
             assert isinstance(cell, DiscreteTwoInputCell)
             cell.drop_path = probability
 
-    def forward(self, images: Tensor, *args: object) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(  # type: ignore[override]  # the head's logits are this network's alone
+        self, images: Tensor, call: Call = with_maps
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits, [batch, classes], and the auxiliary ones while training with that head."""
-        states = self.states(images)
+        states = self.states(images, call)
         logits: Tensor = self.classifier(states[-1].mean((2, 3)))
         if self.auxiliary is None or not self.training:
             return logits

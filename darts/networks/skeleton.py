@@ -1,7 +1,7 @@
 """The networks around the cells, shared by supernets and stand-alone networks.
 
-A skeleton is made with a function that makes a cell, and calls every cell with the maps that enter
-it followed by whatever else ``forward`` was given (a supernet's weights).
+A skeleton is made with a function that makes a cell, and calls every cell by the ``call`` that
+``forward`` was given: with the maps that enter it, and in a supernet with its weights.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ class Place(NamedTuple):
 
 
 MakeCell = Callable[[Place], nn.Module]
+Call = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
+"""Calls a cell, given the maps that enter it."""
+
+
+def with_maps(cell: nn.Module, maps: tuple[Tensor, ...]) -> Tensor:
+    """How a cell is called that takes nothing else."""
+    out: Tensor = cell(*maps)
+    return out
 
 
 class StackedSkeleton(nn.Module):
@@ -51,17 +59,17 @@ class StackedSkeleton(nn.Module):
         self.last = nn.Sequential(BatchNorm2d(channels), nn.ReLU())
         self.classifier = nn.Linear(channels, classes)
 
-    def features(self, images: Tensor, *args: object) -> Tensor:
+    def features(self, images: Tensor, call: Call = with_maps) -> Tensor:
         """Pooled features, [batch, channels]."""
         x: Tensor = self.stem(images)
         for cell in self.cells:
-            x = cell(x) if isinstance(cell, ResidualBlock) else cell(x, *args)
+            x = cell(x) if isinstance(cell, ResidualBlock) else call(cell, (x,))
         y: Tensor = self.last(x)
         return y.mean((2, 3))
 
-    def forward(self, images: Tensor, *args: object) -> Tensor:
+    def forward(self, images: Tensor, call: Call = with_maps) -> Tensor:
         """Logits, [batch, classes], of ``images``, [batch, 3, height, width]."""
-        logits: Tensor = self.classifier(self.features(images, *args))
+        logits: Tensor = self.classifier(self.features(images, call))
         return logits
 
 
@@ -118,17 +126,17 @@ class TwoInputSkeleton(nn.Module):
             older, old = old, nodes * channels
         self.classifier = nn.Linear(old, classes)
 
-    def states(self, images: Tensor, *args: object) -> list[Tensor]:
+    def states(self, images: Tensor, call: Call = with_maps) -> list[Tensor]:
         """The output map of each cell, in order."""
         older = self.stem(images)
         old = self.second_stem(older)
         outputs = []
         for cell in self.cells:
-            older, old = old, cell(older, old, *args)
+            older, old = old, call(cell, (older, old))
             outputs.append(old)
         return outputs
 
-    def forward(self, images: Tensor, *args: object) -> Tensor:
+    def forward(self, images: Tensor, call: Call = with_maps) -> Tensor:
         """Logits, [batch, classes], of ``images``, [batch, 3, height, width]."""
-        logits: Tensor = self.classifier(self.states(images, *args)[-1].mean((2, 3)))
+        logits: Tensor = self.classifier(self.states(images, call)[-1].mean((2, 3)))
         return logits

@@ -152,7 +152,7 @@ class Source(nn.Module):
 
 
 class SearchCell(nn.Module):
-    """One cell of the supernet, called with its input maps, the weights and what is live."""
+    """One cell of the supernet."""
 
     def __init__(self, cell: Cell, place: Place, track: bool, partial: int) -> None:
         super().__init__()
@@ -180,13 +180,15 @@ class SearchCell(nn.Module):
             }
         )
 
-    def forward(self, *args: object) -> Tensor:
-        """``args``: the input maps, then {cell type: β}, then {cell type: live} or None."""
-        *inputs, weights, live = args
-        return self._run(inputs, weights[self.name], live and live[self.name])  # type: ignore
-
-    def _run(self, inputs: list[Tensor], beta: Tensor, live: Live | None) -> Tensor:
-        plan = make_plan(self.cell, live)
+    def forward(
+        self,
+        inputs: Sequence[Tensor],
+        weights: Mapping[str, Tensor],
+        live: Mapping[str, Live] | None,
+    ) -> Tensor:
+        """The map that leaves, of the ``inputs`` that enter; the rest as `Supernet` has it."""
+        beta = weights[self.name]
+        plan = make_plan(self.cell, live[self.name] if live else None)
         if self.preprocess:
             inputs = [layer(x) for layer, x in zip(self.preprocess, inputs, strict=True)]
         nodes: dict[int, Tensor] = {}

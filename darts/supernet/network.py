@@ -78,7 +78,12 @@ class Supernet(nn.Module):
             }
             live = live and {n: tuple((*row, True) for row in rows) for n, rows in live.items()}
         images = images.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.skeleton(images, weights, live)
+
+        def call(cell: nn.Module, maps: tuple[Tensor, ...]) -> Tensor:
+            out: Tensor = cell(maps, weights, live)
+            return out
+
+        logits: Tensor = self.skeleton(images, call)
         return logits
 
     def search_cells(self) -> dict[str, SearchCell]:

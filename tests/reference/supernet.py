@@ -5,7 +5,7 @@ Its outputs and gradients define what the fast supernet must compute.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +46,9 @@ class ReferenceCell(nn.Module):
             for e in range(len(cell.edges))
         )
 
-    def forward(self, *args: object) -> Tensor:
-        *inputs, weights = args
-        assert isinstance(weights, Mapping)
-        beta: Tensor = weights[self.name]
-        nodes = {i: x for i, x in enumerate(inputs) if isinstance(x, Tensor)}
+    def forward(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        beta = weights[self.name]
+        nodes = dict(enumerate(inputs))
         if self.preprocess:
             nodes = {i: layer(nodes[i]) for i, layer in enumerate(self.preprocess)}
         for node in self.cell.nodes:
@@ -84,5 +82,9 @@ class ReferenceSupernet(nn.Module):
         self.skeleton = skeleton(channels, cells, classes, make_cell)
 
     def forward(self, images: Tensor, weights: Mapping[str, Tensor], live: None = None) -> Tensor:
-        logits: Tensor = self.skeleton(images, weights)
+        def call(cell: nn.Module, maps: tuple[Tensor, ...]) -> Tensor:
+            out: Tensor = cell(maps, weights)
+            return out
+
+        logits: Tensor = self.skeleton(images, call)
         return logits
