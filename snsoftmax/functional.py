@@ -125,7 +125,8 @@ def _through_dispatcher(
 
     def as_tensor(value: float | Tensor) -> Tensor:
         # A product, since torch.compile keeps a number dynamic in one but not in torch.full.
-        one = torch.ones((), dtype=torch.float64)
+        # On the CPU whatever the default device is: there a 0-d tensor stands for a number.
+        one = torch.ones((), dtype=torch.float64, device="cpu")
         return value if isinstance(value, Tensor) else one * value
 
     if not isinstance(return_entropy, bool):

@@ -354,3 +354,10 @@ def test_nothing_of_the_tensors_size_is_kept() -> None:
         sn_softmax(a, torch.tensor(0.1)).sum().backward()
     assert len(saved) == 2
     assert sum(saved) == 1
+
+
+def test_numbers_are_numbers_under_another_default_device() -> None:
+    logits = torch.randn(3, 4)
+    with torch.device("meta"):
+        p = sn_softmax(logits, 0.1, smooth_temperature=1.0)
+    assert torch.equal(p, sn_softmax(logits, 0.1, smooth_temperature=1.0))
