@@ -9,7 +9,7 @@ from torch import Tensor
 
 from darts.recipes import configure
 from darts.supernet import build_supernet
-from tests.darts.method_helpers import Pair, make, some_batch
+from tests.darts.methods.method_helpers import Pair, make, some_batch
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from darts.data.batches import Batches
 from darts.devices import parallel
 from darts.errors import UserError
 from darts.results.run_folder import RunFolder
-from tests.darts.parallel_cases import SEARCHES, few_digits, results
+from tests.darts.devices.parallel_cases import SEARCHES, few_digits, results
 from tests.darts.process_helpers import wait_for_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = "--method edd --batch-size 64 --channels 4 --cells 1 --epochs 2 --seed 3 --quiet"
 SMALL += " --checkpoint-minutes 0.0001"
 
@@ -55,7 +55,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_thread_outlives_the_processes_group() -> None:
-    lines = finish(start(2, "tests.darts.parallel_exit")).splitlines()
+    lines = finish(start(2, "tests.darts.devices.parallel_exit")).splitlines()
     threads = [line for line in lines if line.startswith("threads:")]
     assert len(threads) == 2
     assert not any("gloo" in line for line in threads)
@@ -101,7 +101,7 @@ def of_one() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("parallel") / "two.pt"
-    finish(start(2, "tests.darts.parallel_cases", str(file)))
+    finish(start(2, "tests.darts.devices.parallel_cases", str(file)))
     found: dict[str, Any] = torch.load(file, weights_only=True)
     return found
 

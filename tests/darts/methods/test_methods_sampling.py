@@ -13,7 +13,14 @@ from darts.methods.base import one_hot
 from darts.spaces import get_space
 from darts.supernet import build_supernet
 from darts.supernet.widen import growth, widen
-from tests.darts.method_helpers import LinearLoss, Pair, make, ranked, set_logits, some_batch
+from tests.darts.methods.method_helpers import (
+    LinearLoss,
+    Pair,
+    make,
+    ranked,
+    set_logits,
+    some_batch,
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,14 @@ from darts.methods import get_method
 from darts.methods.sdarts import project
 from darts.methods.sparse_nas import sparse_group_proximal
 from darts.supernet import build_supernet
-from tests.darts.method_helpers import LinearLoss, Pair, make, ranked, set_logits, some_batch
+from tests.darts.methods.method_helpers import (
+    LinearLoss,
+    Pair,
+    make,
+    ranked,
+    set_logits,
+    some_batch,
+)
 
 
 @pytest.fixture(scope="module")

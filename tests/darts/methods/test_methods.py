@@ -8,7 +8,7 @@ import torch
 
 from darts.methods import METHODS, register
 from darts.methods.base import Method, entropy
-from tests.darts.method_helpers import LinearLoss, make, ranked
+from tests.darts.methods.method_helpers import LinearLoss, make, ranked
 
 
 def test_darts_mixes_with_softmax_and_moves_alpha_by_adam() -> None:

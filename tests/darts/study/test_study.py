@@ -18,7 +18,7 @@ from darts.errors import UserError
 from darts.results.run_folder import RunFolder
 from darts.study import Cell, Study, markdown, read_study, run_cell, run_on_ray, run_study, table
 
-STUDIES = Path(__file__).resolve().parents[2] / "studies"
+STUDIES = Path(__file__).resolve().parents[3] / "studies"
 BASE = {
     "epochs": 2,
     "data": {"batch_size": 64},
@@ -249,7 +249,7 @@ def one_cell(folder: Path) -> Study:
 def test_killed_search_is_started_again_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
     cell = one_cell(tmp_path).cells[0]
     done = threading.Event()
     thread = kill_once(cell, name="--config", done=done)
@@ -266,7 +266,7 @@ def test_killed_search_is_started_again_and_resumes(
 @pytest.mark.slow
 def test_ray_replaces_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
     study = one_cell(tmp_path)
     done = threading.Event()
     run = run_on_ray("")

@@ -14,7 +14,7 @@ from darts.spaces import NB201, SPACES
 from darts.supernet import Supernet, build_supernet, live_operations
 from darts.supernet import step as steps
 from darts.supernet.step import frozen, unrolled_arch_step, weight_step
-from tests.darts.method_helpers import arch_gradients
+from tests.darts.methods.method_helpers import arch_gradients
 
 
 @pytest.fixture

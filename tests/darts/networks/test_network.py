@@ -9,7 +9,7 @@ from torch import nn
 from darts.networks.network import TwoInputNetwork, build_network
 from darts.networks.skeleton import StackedSkeleton
 from darts.spaces import SPACES
-from tests.darts.test_genotype import DARTS_V2
+from tests.darts.networks.test_genotype import DARTS_V2
 
 RESNET_LIKE = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|none~2|"
 

@@ -1,4 +1,4 @@
-"""Names of the threads that are left at the end: `python -m tests.darts.parallel_exit`."""
+"""Names of the threads that are left at the end: `python -m tests.darts.devices.parallel_exit`."""
 
 from __future__ import annotations
 

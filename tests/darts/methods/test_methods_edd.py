@@ -9,7 +9,7 @@ import torch
 
 from darts.methods.base import entropy
 from darts.recipes import configure
-from tests.darts.method_helpers import LinearLoss, make, ranked, set_logits
+from tests.darts.methods.method_helpers import LinearLoss, make, ranked, set_logits
 
 
 def test_edd_temperatures_on_recorded_entropies_released_code(

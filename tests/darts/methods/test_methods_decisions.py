@@ -11,7 +11,7 @@ from darts.methods.base import one_hot
 from darts.methods.fixing import OPEN, REMOVED
 from darts.methods.hessian import largest_eigenvalue
 from darts.supernet import build_supernet
-from tests.darts.method_helpers import Pair, make, ranked, set_logits, some_batch
+from tests.darts.methods.method_helpers import Pair, make, ranked, set_logits, some_batch
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What one process and two must agree on, in float64: `python -m tests.darts.parallel_cases FILE`.
+"""What one process and two must agree on, in float64: `parallel_cases FILE` as a module.
 
 Under `torchrun` the first process writes the file.
 """

@@ -16,7 +16,7 @@ from darts.spaces import NB201, SPACES, Space
 from darts.supernet import Supernet, branches, build_supernet, live_operations
 from darts.supernet.step import Outcome, frozen, weight_step
 from darts.training.held_out import BatchLoss
-from tests.darts.method_helpers import arch_gradients
+from tests.darts.methods.method_helpers import arch_gradients
 from tests.reference.supernet import ReferenceSupernet
 
 Pair = tuple[ReferenceSupernet, Supernet]
