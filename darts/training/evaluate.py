@@ -312,6 +312,8 @@ def evaluate(
         folder = _folder(config, resume)
         if folder is None:
             return None, []
+        if not resume:
+            folder.write_text("images.json", json.dumps(described(images), indent=1) + "\n")
         checkpoints = Checkpoints(folder.path, as_dict(config))
         state = checkpoints.load() if resume else None
         folder.truncate_log(state["records"] if state else 0)
@@ -355,6 +357,19 @@ def evaluate(
     if folder:
         folder.write_text("result.json", json.dumps(evaluation.as_dict(), indent=1) + "\n")
     return evaluation
+
+
+def described(images: Data) -> dict[str, Any]:
+    """What a trained network must know of its images: plain values, for `images.json`."""
+    mean, deviation = images.normalization()
+    return {
+        "name": images.name,
+        "classes": images.classes,
+        "shape": list(images.shape),
+        "mean": mean.tolist(),
+        "deviation": deviation.tolist(),
+        "large": isinstance(images, Folders),
+    }
 
 
 def load_config_data(config: EvaluationConfig) -> Data:

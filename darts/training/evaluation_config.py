@@ -117,7 +117,8 @@ def configure(**overrides: Any) -> EvaluationConfig:
     layers = nested(RECIPES[asked.recipe])
     if genotype.skeleton == "darts" and asked.recipe == "short":
         layers = nested({"network.cells": 5})
-    config = build(EvaluationConfig, merge(layers, overrides))
+    # Its text in place of a path: a run folder must mean the same wherever it is moved to.
+    config = build(EvaluationConfig, merge(layers, overrides, {"genotype": str(genotype)}))
     if genotype.skeleton != "darts":
         needs = {
             "network.auxiliary": config.network.auxiliary > 0,

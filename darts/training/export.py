@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from darts.data import Folders
 from darts.errors import UserError
 from darts.files import atomic_write
 from darts.networks.network import build_network
 from darts.results.run_folder import RunFolder
-from darts.training.evaluate import load_config_data
 from darts.training.evaluation_config import configure, parse
 
 FORMATS = {
-    ".pt": "dictionary of the genotype, the sizes, the normalisation and the state_dict",
+    ".pt": "dictionary of all that `load_network` needs: genotype, sizes, normalisation, weights",
     ".pt2": "torch.export program",
     ".onnx": "ONNX model",
 }
@@ -51,15 +50,26 @@ class Deployed(nn.Module):
 
 
 def load_network(run: str | os.PathLike[str], *, seed: int | None = None) -> Deployed:
-    """The trained network of an evaluation's run folder, in evaluation mode on the CPU.
+    """The trained network of an evaluation, in evaluation mode on the CPU.
 
     Args:
-        run: folder of a finished `python -m darts evaluate`.
+        run: folder of a finished `python -m darts evaluate`, or a `.pt` file that `export` made.
+            Either can lie anywhere; the images that were trained on are not needed.
         seed: which training, if there were several; the first by default.
 
     Raises:
-        UserError: the folder is not that of an evaluation, or that training is not finished.
+        UserError: it is neither, or that training is not finished.
     """
+    path = Path(run)
+    if path.suffix == ".pt" and path.is_file():
+        if seed is not None:
+            raise UserError(f"seed={seed}: {path} holds one network; leave it out.")
+        return _deployed(torch.load(path, map_location="cpu", weights_only=True))
+    return _deployed(_content(path, seed))
+
+
+def _content(run: Path, seed: int | None) -> dict[str, Any]:
+    """Everything that makes the network of a run folder, as a `.pt` file holds it."""
     folder = RunFolder.open(run)
     if "genotype" not in folder.config:
         raise UserError(f"{folder.path} is not the run folder of an evaluation.")
@@ -68,18 +78,27 @@ def load_network(run: str | os.PathLike[str], *, seed: int | None = None) -> Dep
     weights = folder.path / f"weights-{seed}.pt"
     if not weights.is_file():
         raise UserError(f"{weights} is missing: the training with seed {seed} is not finished.")
+    images = folder.path / "images.json"
+    if not images.is_file():
+        raise UserError(f"{images} is missing: an older version of darts made the folder.")
+    described: dict[str, Any] = json.loads(images.read_text(encoding="utf-8"))
     state: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-    images = load_config_data(config)
-    net = build_network(
-        parse(config.genotype),
-        channels=config.network.channels,
-        cells=config.network.cells,
-        classes=images.classes,
-        large=isinstance(images, Folders),
-    )
-    # The auxiliary head is for training alone.
-    net.load_state_dict({k: v for k, v in state.items() if not k.startswith("auxiliary.")})
-    return Deployed(net, *images.normalization()).eval()
+    return {
+        "genotype": config.genotype,
+        "channels": config.network.channels,
+        "cells": config.network.cells,
+        **{name: described[name] for name in ("classes", "shape", "large")},
+        **{name: torch.tensor(described[name]) for name in ("mean", "deviation")},
+        # The auxiliary head is for training alone.
+        "state_dict": {k: v for k, v in state.items() if not k.startswith("auxiliary.")},
+    }
+
+
+def _deployed(content: Mapping[str, Any]) -> Deployed:
+    sizes = {name: content[name] for name in ("channels", "cells", "classes", "large")}
+    net = build_network(parse(content["genotype"]), **sizes)
+    net.load_state_dict(content["state_dict"])
+    return Deployed(net, content["mean"], content["deviation"]).eval()
 
 
 def export(run: str | os.PathLike[str], target: Path, *, seed: int | None = None) -> Path:
@@ -93,25 +112,16 @@ def export(run: str | os.PathLike[str], target: Path, *, seed: int | None = None
     """
     if target.suffix not in FORMATS:
         raise UserError(f"target {str(target)!r} must end in {', '.join(FORMATS)}.")
-    net = load_network(run, seed=seed)
-    config = configure(**RunFolder.open(run).config)
+    content = _content(Path(run), seed)
     with atomic_write(target) as file:
         if target.suffix == ".pt":
-            content = {
-                "genotype": str(parse(config.genotype)),
-                "channels": config.network.channels,
-                "cells": config.network.cells,
-                "mean": net.mean.flatten() / 255,
-                "deviation": net.deviation.flatten() / 255,
-                "state_dict": net.net.state_dict(),
-            }
             torch.save(content, file)
             return target
-        example = torch.zeros(2, *load_config_data(config).shape, dtype=torch.uint8)
+        example = torch.zeros(2, *content["shape"], dtype=torch.uint8)
         batch = {"images": {0: torch.export.Dim("batch", min=1)}}
-        program = torch.export.export(net, (example,), dynamic_shapes=batch)
+        program = torch.export.export(_deployed(content), (example,), dynamic_shapes=batch)
         if target.suffix == ".pt2":
-            metadata = {"genotype.json": json.dumps(str(parse(config.genotype)))}
+            metadata = {"genotype.json": json.dumps(content["genotype"])}
             torch.export.save(program, file, extra_files=metadata)
         else:
             file.write(_onnx(program))

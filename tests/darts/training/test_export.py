@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,30 @@ def test_state_dict_and_genotype_rebuild_the_network(
     mean, deviation = content["mean"][:, None, None], content["deviation"][:, None, None]
     logits = net((images / 255 - mean) / deviation)
     torch.testing.assert_close(logits, load_network(run)(images), atol=1e-5, rtol=1e-5)
+
+
+def test_a_folder_and_a_file_are_read_anywhere(
+    run: Path, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the images that were trained on, and from another folder."""
+    expected = load_network(run)(images)
+    export(run, tmp_path / "net.pt")
+    shutil.copytree(run, tmp_path / "moved")
+
+    def no_data(*_: object, **__: object) -> None:
+        raise AssertionError("images were loaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("darts.training.evaluate.load_data", no_data)
+    for place in ("moved", "net.pt"):
+        assert torch.equal(load_network(place)(images), expected)
+    with pytest.raises(UserError, match="holds one network"):
+        load_network("net.pt", seed=1)
+
+
+def test_the_configuration_holds_the_architecture_not_where_it_lay(tmp_path: Path) -> None:
+    (tmp_path / "genotype.txt").write_text(RESNET + "\n")
+    assert configure(genotype=str(tmp_path)).genotype == RESNET
 
 
 @pytest.mark.slow
