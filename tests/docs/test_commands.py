@@ -168,12 +168,45 @@ def test_listed_files_of_a_run_are_there(folder: Path) -> None:
     assert {path.name for path in (folder / "runs" / "edd").iterdir()} == listed
 
 
+SOURCES = {
+    "6 x 5, two CPU": [("| 6 x 5 | 2", 1), ("| 6 x 5 | 2", 2)],
+    "1,000,000 x 8, two CPU": [("| 1,000,000 x 8 | 8", 1), ("| 1,000,000 x 8 | 8", 3)],
+    "1,000,000 x 8, H100": [("| 1,000,000 x 8 | float32 |", 2), ("| 1,000,000 x 8 | float32 |", 4)],
+    "C=16, N=1, float32": [
+        ("| this supernet, float32 | 224", 1),
+        ("| one module per operation (tests/reference), float32 | 852", 1),
+    ],
+    "C=16, N=5, bfloat16": [
+        ("| ours, bfloat16 |", 1),
+        ("| one module per operation, bfloat16, channels last, as a graph |", 1),
+    ],
+    "whole EDD search": [("| EDD-DARTS here, s |", 1), ("| AutoDL-Projects, DARTS first order", 1)],
+}
+"""Words of a row of the README's table → where the performance page has its two figures: how the row
+begins, and the column."""
+
+
+def first_number(cell: str) -> float:
+    number = re.search(r"\d[\d,]*(?:\.\d+)?", cell)
+    assert number, cell
+    return float(number[0].replace(",", ""))
+
+
 def test_figures_of_the_readme_are_those_of_the_performance_page() -> None:
     """What is measured again must be changed in both."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.partition("## How fast")[2].partition("\n## ")[0]
-    performance = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    numbers = re.findall(r"\b\d+(?:\.\d+)?(?= ms| times)", section)
-    assert len(numbers) >= 5
-    for number in numbers:
-        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", performance), number
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "---" not in line][
+        1:
+    ]
+    assert len(rows) == len(SOURCES)
+    for words, places in SOURCES.items():
+        (row,) = (row for row in rows if words in row)
+        cells = row.strip("| ").split(" | ")
+        found = []
+        for begins, column in places:
+            (line,) = (line for line in page if line.startswith(begins))
+            found.append(first_number(line.strip("| ").split(" | ")[column]))
+        assert [first_number(cell) for cell in cells[1:3]] == found, words
+        assert first_number(cells[3]) == pytest.approx(found[1] / found[0], rel=0.02), words
