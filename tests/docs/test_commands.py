@@ -182,8 +182,8 @@ SOURCES = {
     ],
     "whole EDD search": [("| EDD-DARTS here, s |", 1), ("| AutoDL-Projects, DARTS first order", 1)],
 }
-"""Words of a row of the README's table → where the performance page has its two figures: how the row
-begins, and the column."""
+"""Words of a row of the README's table → where the performance page has its two figures: how the
+row begins, and the column."""
 
 
 def first_number(cell: str) -> float:

@@ -85,6 +85,29 @@ def test_matches_float64_composition(
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "dim"), [s for s in SHAPES if s[0] and s[0][s[1]] > 1], ids=str)
+def test_the_smooth_term_alone(dtype: torch.dtype, shape: tuple[int, ...], dim: int) -> None:
+    """Where softmax(A/t) is exactly one-hot the gradient is J_st g / st, to its own size."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 0.1 * torch.randn(shape, generator=generator).movedim(dim, -1)
+    logits[..., 0] = 4.0
+    logits = logits.movedim(-1, dim).to(dtype).requires_grad_()
+    grad = torch.randn(shape, generator=generator).to(dtype)
+    p = sn_softmax(logits, 1e-3, scale=None, smooth_temperature=1.0, dim=dim)
+    assert ((p == 0) | (p == 1)).all()
+    (d,) = torch.autograd.grad(p, logits, grad)
+    a = logits.detach().double().requires_grad_()
+    q = torch.softmax(a, dim)
+    (expected,) = torch.autograd.grad(q, a, grad.double())
+    info = torch.finfo(dtype)
+    op = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    size = q.detach() * grad.double().abs().amax(dim, keepdim=True)  # g − <q, g> before it cancels
+    bound = 2 * info.eps * expected.abs() + 64 * op * size + info.tiny * info.eps
+    assert ((d.double() - expected).abs() <= bound).all()
+    assert (expected.abs() > bound).double().mean() > 0.9  # nearly no zero would pass
+
+
 @pytest.mark.parametrize("scale", [100.0, 2.0, 5000.0])
 def test_scale_is_a_smooth_temperature(scale: float) -> None:
     logits = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from darts.config import ConfigError
-from darts.methods import get_method
+from darts.data import load
 from darts.methods.sdarts import project
 from darts.methods.sparse_nas import sparse_group_proximal
+from darts.recipes import configure
 from darts.supernet import build_supernet
+from darts.training.search import Search
 from tests.darts.methods.method_helpers import (
     LinearLoss,
     Pair,
@@ -52,8 +54,14 @@ def test_gaea_gradient_is_that_of_beta() -> None:
 
 
 def test_gaea_erm_learns_from_all_images() -> None:
-    assert get_method("gaea-erm").single_level
-    assert not get_method("gaea-bilevel").single_level
+    images = load("digits")
+    seen = {}
+    for name in ("gaea-erm", "gaea-bilevel"):
+        search = Search(configure(method=name, data={"batch_size": 64}), images=images)
+        seen[name] = [half.drawn for half in (search.batches.weights, search.batches.arch)]
+    whole = len(images.train_images)
+    assert seen["gaea-erm"] == [whole // 64 * 64] * 2
+    assert seen["gaea-bilevel"] == [whole // 2 // 64 * 64] * 2
 
 
 def test_beta_decay_adds_softmax_to_the_gradient() -> None:
