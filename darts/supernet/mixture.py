@@ -24,9 +24,17 @@ _ops = torch.ops.snsoftmax
 
 
 class SharedGradient:
-    """The gradient of a map in the backward pass under way, written by all its readers."""
+    """The gradient of ``map`` in the backward pass under way, written by all its readers.
 
-    def __init__(self) -> None:
+    Invariant: in a pass that asks for the map's gradient every reader comes by, and the last hands
+    all of it on. Where a reader does not, because what it computed does not lead to the loss, the
+    gradient would be lost; the map's own node then raises. A pass is known by autograd's number for
+    it, so that one that was broken off leaves nothing to the next.
+    """
+
+    def __init__(self, map: Tensor) -> None:
+        if map.grad_fn is not None:
+            map.grad_fn.register_prehook(self._check)
         self.readers = 0
         self._task = -1
         self._done = 0
@@ -49,6 +57,14 @@ class SharedGradient:
         gradient, self._buffer = self._buffer, None
         return gradient
 
+    def _check(self, _: tuple[Tensor | None, ...]) -> None:
+        """Before the map's node: has everything been handed on?"""
+        if self._buffer is not None and self._task == torch._C._current_graph_task_id():
+            raise RuntimeError(
+                f"a map of the supernet would lose its gradient: {self._done} of its "
+                f"{self.readers} readers lead to the loss; all that a cell computes must"
+            )
+
 
 class SharedMap(NamedTuple):
     """A map that nodes read, and where they leave its gradient."""
@@ -59,7 +75,7 @@ class SharedMap(NamedTuple):
     @classmethod
     def of(cls, map: Tensor, gradient: HandedGradients | None = None) -> SharedMap:
         """``map`` with no reader yet; its gradient goes to ``gradient``, or into a buffer."""
-        return cls(map, SharedGradient() if gradient is None else gradient)
+        return cls(map, SharedGradient(map) if gradient is None else gradient)
 
 
 class Summand(NamedTuple):
