@@ -23,7 +23,7 @@ def recipe(name: str, space: Space) -> dict[str, Any]:
     if name not in RECIPES:
         raise ConfigError(f"recipe {name!r} is unknown{nearest(name, dict.fromkeys(RECIPES))}")
     settings: dict[str, Any] = {}
-    if space.skeleton == "darts":
+    if not space.stacked:
         settings |= {
             "supernet.cells": 8,
             "weights.nesterov": False,
@@ -31,9 +31,9 @@ def recipe(name: str, space: Space) -> dict[str, Any]:
             "arch.first": True,
         }
     if name == "edd":
-        small = 80 if space.name.startswith("darts") else 192
+        small = 80 if space.many_candidates else 192
         settings |= {
-            "data.batch_size": 256 if space.skeleton == "nb201" else small,
+            "data.batch_size": 256 if space.stacked else small,
             "weights.final_learning_rate": 0.025,
             "arch.weight_decay": 0.0,
         }

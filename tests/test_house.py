@@ -96,3 +96,9 @@ def test_bindings_know_their_folder_the_common_one_and_kernels(path: Path) -> No
             assert name.startswith("../common/"), f"{path.name} includes {name}"
         elif (ROOT / "csrc/kernels" / name).exists() and path.parent.name != "common":
             assert name.split("/")[0] == path.parent.name, f"{path.name} includes {name}"
+
+
+def test_no_method_and_no_recipe_names_a_space() -> None:
+    files = [*(ROOT / "darts/methods").rglob("*.py"), ROOT / "darts/recipes.py"]
+    named = re.compile(r"space\.(?:skeleton|name)\b")
+    assert not [f.name for f in files if named.search(f.read_text())]

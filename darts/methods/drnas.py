@@ -44,7 +44,7 @@ class DrNAS(Method):
             "weights.weight_decay": 3e-4,
             "arch.first": True,
         }
-        if space.skeleton == "nb201":
+        if space.stacked:
             return super().published(space) | own | {"epochs": 100}
         long = {"weights.learning_rate": 0.1, "weights.final_learning_rate": 0.0}
         return (

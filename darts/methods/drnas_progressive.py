@@ -30,7 +30,7 @@ class ProgressiveDrNAS(DrNAS):
     def published(cls, space: Space) -> dict[str, Any]:
         """The released progressive searches."""
         own: dict[str, Any] = {"arch.warmup": 10}
-        if space.skeleton == "darts":
+        if not space.stacked:
             own |= {"supernet.channels": 36, "supernet.cells": 20}
         return super().published(space) | own
 
@@ -41,7 +41,7 @@ class ProgressiveDrNAS(DrNAS):
 
     def supernet_options(self) -> dict[str, Any]:
         """The stage's partial channels."""
-        sequence = (4, 2) if self.space.skeleton == "nb201" else (6, 4)
+        sequence = (4, 2) if self.space.stacked else (6, 4)
         return super().supernet_options() | {"partial": sequence[self.stage]}
 
     def begin_epoch(self, epoch: int) -> None:
@@ -50,7 +50,7 @@ class ProgressiveDrNAS(DrNAS):
         if self.stage == 0 and epoch >= self.config.epochs // 2:
             self.stage = 1
             for cell, alpha in self.logits.items():
-                keep = min(3 if self.space.skeleton == "nb201" else 4, alpha.shape[-1])
+                keep = min(3 if self.space.stacked else 4, alpha.shape[-1])
                 best = alpha.detach().topk(keep, dim=-1).indices
                 self.masks[cell].zero_().scatter_(-1, best, 1.0)
                 with torch.no_grad():

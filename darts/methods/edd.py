@@ -59,7 +59,7 @@ class EntropyDecay(Tempered):
         self.follows_paper = self.options.schedule == "paper"
         self.expectation = INITIAL_EXPECTATION * config.arch.initial_scale / 1e-3
         self.start_level = 1.0
-        share = 0.2 if space.skeleton == "nb201" else 0.1
+        share = 0.2 if space.stacked else 0.1
         warmup = self.options.warmup
         self.plan = EDDPlan.released_code(
             self.epochs, round(share * self.epochs) if warmup is None else warmup

@@ -49,7 +49,7 @@ class Fixing(Method):
     def remove_surplus(self, cell: str) -> None:
         """Leave out the open edges of nodes that have all the edges a genotype keeps."""
         table = self.space.cells[cell]
-        for node in table.nodes if self.space.skeleton == "darts" else ():
+        for node in table.nodes if self.space.leaves_edges_out else ():
             edges = table.incoming(node)
             if sum(self.fixed[cell][edge] >= 0 for edge in edges) == KEPT_EDGES:
                 for edge in edges:

@@ -66,7 +66,7 @@ class GAEABilevel(ExponentiatedGradient):
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:
         """The released configuration."""
-        length = {"epochs": 25} if space.skeleton == "nb201" else {}
+        length = {"epochs": 25} if space.stacked else {}
         weights = {"weights.weight_decay": 3e-4, "weights.nesterov": False}
         return super().published(space) | weights | length
 

@@ -92,7 +92,7 @@ class Perturbation(Fixing):
         """Decisions that settle everything."""
         table = next(iter(self.space.cells.values()))
         crowded = [n for n in table.nodes if len(table.incoming(n)) > KEPT_EDGES]
-        return len(table.edges) + (len(crowded) if self.space.skeleton == "darts" else 0)
+        return len(table.edges) + (len(crowded) if self.space.leaves_edges_out else 0)
 
 
 class PerturbationSelection(Perturbation):

@@ -49,7 +49,7 @@ class RandomSearch(Method):
         """One-hot β of a uniformly drawn architecture."""
         drawn = {}
         for cell, table in self.space.cells.items():
-            on_edges = self.space.skeleton == "nb201"  # elsewhere an edge is left out instead
+            on_edges = not self.space.leaves_edges_out
             rows = [[float(on_edges or o != "none") for o in row] for row in table.candidates]
             allowed = torch.tensor(rows, device=self.device)
             pick = torch.multinomial(allowed, 1, generator=self.generator)[:, 0]

@@ -49,9 +49,8 @@ class Greedy(Fixing):
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:
         """As many epochs as the decisions need, five more, and DARTS's training."""
-        edges = 6 if space.skeleton == "nb201" else 8
         own = {"weights.nesterov": False, "weights.weight_decay": 3e-4, "arch.first": True}
-        return super().published(space) | own | {"epochs": 10 + 5 * (edges - 1) + 5}
+        return super().published(space) | own | {"epochs": 10 + 5 * (space.decisions - 1) + 5}
 
     def useful(self, cell: str) -> Tensor:
         """True where a candidate is not `none`, [edges, operations]."""

@@ -43,25 +43,29 @@ _S1_REDUCE = (
 
 
 def _space(
-    name: str, normal: Sequence[tuple[str, ...]], reduce: Sequence[tuple[str, ...]]
+    name: str,
+    normal: Sequence[tuple[str, ...]],
+    reduce: Sequence[tuple[str, ...]],
+    many_candidates: bool = False,
 ) -> Space:
     def cell(candidates: Sequence[tuple[str, ...]], reduction: bool) -> Cell:
         return Cell(2, EDGES, tuple(candidates), reduction, normalize_pools=True, concatenate=True)
 
-    return Space(name, "darts", {"normal": cell(normal, False), "reduce": cell(reduce, True)})
+    cells = {"normal": cell(normal, False), "reduce": cell(reduce, True)}
+    return Space(name, "darts", cells, many_candidates)
 
 
-def _uniform(name: str, operations: tuple[str, ...]) -> Space:
+def _uniform(name: str, operations: tuple[str, ...], many_candidates: bool = False) -> Space:
     rows = (operations,) * len(EDGES)
-    return _space(name, rows, rows)
+    return _space(name, rows, rows, many_candidates)
 
 
 def _table(text: str) -> list[tuple[str, ...]]:
     return [tuple(_SHORT[word] for word in row.split()) for row in text.split(",")]
 
 
-DARTS = _uniform("darts", OPERATIONS)
-DARTS_WITHOUT_NONE = _uniform("darts-without-none", OPERATIONS[1:])
+DARTS = _uniform("darts", OPERATIONS, many_candidates=True)
+DARTS_WITHOUT_NONE = _uniform("darts-without-none", OPERATIONS[1:], many_candidates=True)
 S1 = _space("s1", _table(_S1_NORMAL), _table(_S1_REDUCE))
 S2 = _uniform("s2", ("skip_connect", "sep_conv_3x3"))
 S3 = _uniform("s3", ("none", "skip_connect", "sep_conv_3x3"))

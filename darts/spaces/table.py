@@ -85,6 +85,8 @@ class Space:
     name: str
     skeleton: str
     cells: Mapping[str, Cell]
+    many_candidates: bool = False
+    """Edges have all operations of the DARTS space, which leaves memory for a small batch only."""
 
     def __post_init__(self) -> None:
         if self.skeleton not in ("nb201", "darts"):
@@ -92,6 +94,24 @@ class Space:
         names = ["cell"] if self.skeleton == "nb201" else ["normal", "reduce"]
         if sorted(self.cells) != names:
             raise ValueError(f"cells {sorted(self.cells)} must be {names} for {self.skeleton!r}")
+
+    @property
+    def stacked(self) -> bool:
+        """One type of cell, stacked as in NAS-Bench-201; otherwise normal and reduction cells."""
+        return self.skeleton == "nb201"
+
+    @property
+    def leaves_edges_out(self) -> bool:
+        """An architecture keeps two edges a node; otherwise every edge, which may be `none`."""
+        return not self.stacked
+
+    @cached_property
+    def decisions(self) -> int:
+        """Edges that have an operation in the architecture of one cell."""
+        cell = next(iter(self.cells.values()))
+        if not self.leaves_edges_out:
+            return len(cell.edges)
+        return sum(min(KEPT_EDGES, len(cell.incoming(node))) for node in cell.nodes)
 
     def derive(self, weights: Mapping[str, Tensor]) -> Genotype:
         """The discrete architecture of β: the strongest operation of each edge (Eq. 2).
@@ -104,7 +124,7 @@ class Space:
         """
         self.check(weights)
         rows = {name: weights[name].detach().cpu().tolist() for name in self.cells}
-        pick = _strongest_operations if self.skeleton == "nb201" else _strongest_edges
+        pick = _strongest_edges if self.leaves_edges_out else _strongest_operations
         return Genotype(
             self.skeleton,
             tuple((name, pick(cell, rows[name])) for name, cell in self.cells.items()),

@@ -105,3 +105,24 @@ def test_weights_of_another_shape_are_refused() -> None:
         NB201.derive({"cell": torch.zeros(6, 4)})
     with pytest.raises(ValueError, match=r"must be \['cell'\]"):
         NB201.derive({"normal": torch.zeros(6, 5)})
+
+
+def test_a_space_says_what_methods_ask_of_it() -> None:
+    said = {
+        name: (space.stacked, space.leaves_edges_out, space.decisions, space.many_candidates)
+        for name, space in SPACES.items()
+    }
+    stacked, two_inputs = (True, False, 6, False), (False, True, 8)
+    assert said == {
+        "nb201": stacked,
+        "nb201-without-none": stacked,
+        "darts": (*two_inputs, True),
+        "darts-without-none": (*two_inputs, True),
+        **dict.fromkeys(("s1", "s2", "s3", "s4"), (*two_inputs, False)),
+    }
+
+
+def test_decisions_are_counted_from_the_table() -> None:
+    edges = ((0, 1), (0, 2), (1, 2))
+    cell = Cell(1, edges, (("none", "skip_connect"),) * len(edges))
+    assert Space("three", "nb201", {"cell": cell}).decisions == 3
