@@ -74,11 +74,12 @@ def read_run(path: Path) -> Run:
     records = cast("list[EpochRecord]", folder.records())
     if not records:
         raise UserError(f"{path}: no epoch is finished, so there is nothing to report.")
+    space = get_space(config["space"])  # first: its module may register operations
     file = path / "genotype.txt"
     genotype = Genotype.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
     source = Path(str(config["data"]["source"])).stem
     name = f"{config['method']}, {config['space']}, {source}, seed {config['seed']}"
-    return Run(name, path, config, records, genotype, get_space(config["space"]))
+    return Run(name, path, config, records, genotype, space)
 
 
 def write_report(paths: Sequence[Path], target: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from typing import Any, Literal
 from darts.config import ConfigError, ImageConfig, build, merge, nearest, nested, setting
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
+from darts.results.run_folder import RunFolder
+from darts.spaces import get_space
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,9 @@ def parse(text: str) -> Genotype:
     """
     path = Path(text) if text and "|" not in text and "(" not in text else None
     if path and path.is_dir():
+        # A module of the user's may register operations; without it other genotypes are readable.
+        with suppress(UserError):
+            get_space(str(RunFolder.open(path).config.get("space")))
         path = path / "genotype.txt"
     if path and not path.is_file():
         raise UserError(f"genotype={text!r} is neither an architecture nor a file that holds one.")

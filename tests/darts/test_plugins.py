@@ -23,6 +23,30 @@ edges = tuple((s, t) for t in range(1, 5) for s in range(t))
 candidates = (("none", "skip_connect", "sep_conv_3x3", "max_pool_3x3"),) * 10
 darts.SPACES["five"] = darts.Space("five", "nb201", {"cell": darts.Cell(1, edges, candidates)})
 """
+OPERATION = """
+import torch
+from torch import nn
+
+import darts
+from darts.networks.operations import OPERATIONS, ReLUConvNorm
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self, channels, stride, affine, track):
+        super().__init__()
+        self.body = ReLUConvNorm(channels, channels, 3, stride, affine, track)
+        self.gate = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x):
+        y = self.body(x)
+        return y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))
+
+
+OPERATIONS["se_conv_3x3"] = SqueezeExcite
+edges = tuple((s, t) for t in range(1, 4) for s in range(t))
+cell = darts.Cell(1, edges, (("se_conv_3x3",),) * 6)
+darts.SPACES["se"] = darts.Space("se", "nb201", {"cell": cell})
+"""
 METHOD = """
 from darts.methods.base import Method, register
 
@@ -80,3 +104,18 @@ def test_every_command_finds_them_again(own: Path) -> None:
     darts("report", "run")
     darts("evaluate", "--genotype", "run", *SMALL)
     assert (own / "run" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_an_operation_of_ones_own_goes_from_the_search_to_the_report(own: Path) -> None:
+    (own / "own_operation.py").write_text(OPERATION)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    def darts(*arguments: str) -> None:
+        command = [sys.executable, "-m", "darts", *arguments]
+        subprocess.run(command, cwd=own, env=environment, check=True)
+
+    darts("search", "--space", "own_operation:se", "--method", "edd", *SMALL, "--out", "run")
+    darts("report", "run")
+    darts("evaluate", "--genotype", "run", *SMALL)
+    assert "se_conv_3x3" in (own / "run" / "report.html").read_text()
