@@ -140,3 +140,32 @@ def test_pcd_and_lpcd_follow_their_lists() -> None:
             temperatures.append(float(method.temperature))
         assert min(temperatures) == pytest.approx(temperatures[-1]) == pytest.approx(low, rel=1e-5)
         assert temperatures[10:20] == temperatures[20:30]
+
+
+@pytest.mark.parametrize(("sn", "smooth"), [("off", None), ("st=0.5", 0.5), ("s=100", 2.0)])
+def test_edd_stable_weighs_both_jacobians_alike(sn: str, smooth: float | None) -> None:
+    method = make("edd-stable", options={"sn": sn})
+    method.begin_epoch(10)
+    method.set_temperature(0.02)
+    a = 0.02 * ranked()
+    set_logits(method, a)
+    beta = method.weights()["cell"]
+    torch.testing.assert_close(beta, torch.softmax(a / 0.02, -1))
+    c = ranked().flip(0)
+    (gradient,) = torch.autograd.grad((beta * c).sum(), method.logits["cell"])
+    expected = torch.zeros(6, 5)
+    for t in (0.02, smooth) if smooth else (0.02,):
+        p = torch.softmax(a / t, -1)
+        expected += p * (c - (p * c).sum(-1, keepdim=True))
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_edd_stable_forgets_the_warm_ups_gradients_once() -> None:
+    method = make("edd-stable")
+    optimizers = []
+    for epoch in (0, 9, 10, 15):
+        method.begin_epoch(epoch)
+        optimizers.append(method.optimizer)
+    assert optimizers[0] is optimizers[1]
+    assert optimizers[1] is not optimizers[2]
+    assert optimizers[2] is optimizers[3]
