@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,25 @@ def test_without_nvcc_the_cpu_build_goes_on(tmp_path: Path) -> None:
     result = run("setup.py", "--name", cwd=ROOT, **environment)
     assert result.returncode == 0
     assert "Building without CUDA: " in result.stdout
+
+
+@pytest.mark.slow
+def test_a_source_distribution_has_all_that_a_build_reads(tmp_path: Path) -> None:
+    skipped = shutil.ignore_patterns(
+        ".git", ".venv", "build", "runs", "*.so", "*.egg-info", "__pycache__"
+    )
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=skipped)
+    result = run("setup.py", "-q", "sdist", "-d", str(tmp_path), cwd=source, SNSOFTMAX_CUDA="0")
+    assert result.returncode == 0, result.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {Path(*Path(name).parts[1:]) for name in packed.getnames()}
+    needed = {
+        path.relative_to(ROOT)
+        for folder in ("csrc", "snsoftmax", "darts", "studies", "tests/csrc")
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in (".h", ".cpp", ".cu", ".py", ".pyi", ".txt", ".yaml", ".typed")
+    }
+    assert len(needed) > 150
+    assert sorted(map(str, needed - names)) == []
