@@ -74,9 +74,10 @@ def _parse_nb201(text: str) -> Genotype:
     for target, node in enumerate(text.split("+"), start=1):
         if not re.fullmatch(r"\|(?:\w+~\d+\|)+", node):
             raise ValueError(f"genotype {text!r}: {node!r} is not of the form '|operation~source|'")
-        for part in node.strip("|").split("|"):
-            operation, source = part.split("~")
-            choices.append(Choice(operation, int(source), target))
+        edges = [part.split("~") for part in node.strip("|").split("|")]
+        # In the official order, whatever the text's: the same edges are the same cell.
+        for source, operation in sorted((int(source), operation) for operation, source in edges):
+            choices.append(Choice(operation, source, target))
     _require(
         text, all(c.source < c.target for c in choices), "has an edge that leads to an earlier node"
     )

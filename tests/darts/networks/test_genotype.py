@@ -44,6 +44,13 @@ def test_derived_genotypes_survive_their_text(seed: int, name: str) -> None:
     assert Genotype.parse(genotype_string(genotype)) == genotype
 
 
+def test_the_order_of_a_nodes_edges_does_not_matter() -> None:
+    official = "|none~0|+|nor_conv_3x3~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+    other = "|none~0|+|skip_connect~1|nor_conv_3x3~0|+|avg_pool_3x3~2|none~0|none~1|"
+    assert Genotype.parse(other) == Genotype.parse(official)
+    assert str(Genotype.parse(other)) == official
+
+
 def test_darts_tuple_of_the_darts_paper() -> None:
     genotype = Genotype.parse(DARTS_V2)
     assert genotype.cell("normal")[7] == Choice("dil_conv_3x3", 2, 5)
