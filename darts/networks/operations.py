@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.devices import parallel
@@ -52,6 +53,18 @@ class DepthwiseConv(nn.Sequential):
         )
 
 
+def to_even(x: Tensor) -> Tensor:
+    """``x`` with a row and a column of zeros at the end where its height or width is odd.
+
+    What is then taken at every second pixel has the size that a padded convolution of stride 2
+    gives, from whichever of the first two pixels it begins.
+    """
+    height, width = x.shape[2:]
+    if height % 2 == 0 and width % 2 == 0:
+        return x
+    return F.pad(x, (0, width % 2, 0, height % 2))
+
+
 class FactorizedReduce(nn.Module):
     """Halve the resolution: two stride-2 1x1 convolutions, one of them shifted by a pixel."""
 
@@ -64,7 +77,7 @@ class FactorizedReduce(nn.Module):
         self.norm = BatchNorm2d(outputs, affine=affine, track_running_stats=track)
 
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102
-        x = images.relu()
+        x = to_even(images.relu())
         # Sliced first, because oneDNN's strided 1x1 convolution of the shifted map, channels last
         # and few channels wide, corrupts the heap (torch 2.14, AVX-512).
         halves = self.conv_1(x[:, :, ::2, ::2]), self.conv_2(x[:, :, 1::2, 1::2])
@@ -149,7 +162,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv_a = ReLUConvNorm(inputs, outputs, 3, 2, affine, track)
         self.conv_b = ReLUConvNorm(outputs, outputs, 3, 1, affine, track)
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2, 2), nn.Conv2d(inputs, outputs, 1, bias=False))
+        pool = nn.AvgPool2d(2, 2, ceil_mode=True)  # odd sizes as the convolutions have them
+        self.shortcut = nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         y: Tensor = self.shortcut(x) + self.conv_b(self.conv_a(x))

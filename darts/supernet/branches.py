@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.networks.normalization import EPS, MOMENTUM
+from darts.networks.operations import to_even
 from darts.supernet.normalized_depthwise import normalized_depthwise
 from snsoftmax.convolve import convolve, convolves
 from snsoftmax.depthwise import depthwise
@@ -157,7 +158,7 @@ class Reductions(Branch):
         upper_left = torch.stack((first, zero, zero, zero), dim=-1)
         lower_right = torch.stack((zero, zero, zero, second), dim=-1)
         taps = torch.stack((upper_left, lower_right), dim=1)
-        return F.conv2d(x, taps.view(-1, c, 2, 2), stride=2)
+        return F.conv2d(to_even(x), taps.view(-1, c, 2, 2), stride=2)
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         first, second = self.part(r, of(self.weight)).chunk(2)

@@ -273,7 +273,7 @@ class SearchCell(nn.Module):
         for e in self.cell.incoming(node):
             x = nodes[self.cell.edges[e][0]]
             x = x.narrow(1, mixed.shape[1], x.shape[1] - mixed.shape[1])
-            x = F.max_pool2d(x, 2, 2) if self.cell.stride(e) == 2 else x
+            x = F.max_pool2d(x, 2, 2, ceil_mode=True) if self.cell.stride(e) == 2 else x
             rest = x * beta[e].sum() if rest is None else rest + x * beta[e].sum()
         assert rest is not None
         return F.channel_shuffle(torch.cat((mixed, rest), dim=1), self.partial)
