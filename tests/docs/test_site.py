@@ -114,7 +114,7 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     }
     for package in (darts, snsoftmax):
         for name in package.__all__:
-            if name == "SPACES":  # a dictionary; get_space and the tutorial describe it
+            if name in ("SPACES", "METHODS", "__version__"):  # values; their getters are described
                 continue
             found = any(i.split(".")[-1] == name for i in described[package.__name__])
             assert found, f"{package.__name__}.{name} is missing from docs/reference"
