@@ -1,7 +1,7 @@
 """EDD-stable: EDD whose α follows what is learnt, not what a small temperature amplifies.
 
 Ours, after Zhang, Ding: Small Temperature is All You Need for Differentiable Architecture Search
-(Eq. 8). Below t = 1 the sharp part of EDD's gradient, J_t g / t, is noise of a hundred times the
+(Eq. 8). Below t = 1 the sharp part of EDD's gradient, J_t g / t, is noise of some fifty times the
 size of the smooth part, and Adam divides by it: α nearly stands still, and what led by chance at
 the end of the warm-up stays (`python -m bench.takeover` shows it). Here both Jacobians count
 without their factors, J_t g + J_st g, and Adam forgets the warm-up's gradients at the first drop.
