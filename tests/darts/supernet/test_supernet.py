@@ -522,12 +522,14 @@ def test_bfloat16_is_close_to_float32() -> None:
     gradients = [gradient(p).clone() for p in net.parameters()]
     half = weight_step(net, batch, weights, precision=torch.bfloat16).logits
     assert half.dtype == torch.float32
-    assert_close(half, full, 0.05, "logits")
+    # Measured over six seeds: 0.008 to 0.011 for the logits, 0.14 to 0.18 for the gradient of ω.
+    assert_close(half, full, 0.02, "logits")
+    assert deviation(half, full) > 1e-3  # float32 under another name
     total = deviation(
         torch.cat([gradient(p).flatten() for p in net.parameters()]),
         torch.cat([g.flatten() for g in gradients]),
     )
-    assert total < 0.3
+    assert 0.02 < total < 0.3
 
 
 def test_partial_channels_with_k_1_are_all_channels() -> None:
