@@ -45,8 +45,11 @@ class ImageConfig:
     """Which images, and how they reach the network."""
 
     source: str = setting(
-        "digits", "digits, cifar10, cifar100, svhn, imagenet16-120, or an .npz file"
+        "digits",
+        "digits, cifar10, cifar100, svhn, imagenet16-120, MODULE:NAME, an .npz file, or a folder "
+        "with one folder of images a class",
     )
+    side: int = setting(32, "side that a folder's images are resized to", at_least=4)
     root: str = setting("data", "folder that holds the data sets of torchvision, and ImageNet16")
     download: bool = setting(False, "fetch a torchvision data set that is not in root")
     augment: bool = setting(True, "shift training images, and mirror them where the set allows it")

@@ -67,7 +67,12 @@ Data = ImageSet | Folders
 
 
 def load_data(
-    source: str, *, root: str | os.PathLike[str] = DEFAULT_ROOT, download: bool, workers: int
+    source: str,
+    *,
+    root: str | os.PathLike[str] = DEFAULT_ROOT,
+    download: bool,
+    workers: int,
+    side: int = 32,
 ) -> Data:
     """What `darts.data.load` gives, and `imagenet`.
 
@@ -76,7 +81,7 @@ def load_data(
     """
     if source == "imagenet":
         return Folders(Path(root), workers=workers)
-    return load(source, root=root, download=download)
+    return load(source, root=root, download=download, side=side)
 
 
 class _Drawn(Dataset[tuple[Tensor, int]]):

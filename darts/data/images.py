@@ -108,9 +108,12 @@ def from_datasets(
     tensors), or a floating tensor [C, H, W] of values in [0, 1].
 
     Raises:
-        UserError: an image is none of these, shapes differ, or a dataset has no length.
+        UserError: an image is none of these, shapes differ, a dataset has no length, or labels are
+            no integers that count from 0.
     """
     train_images, train_labels = _read(train, f"{name} (train)")
+    if lowest := int(train_labels.min()):
+        raise UserError(f"{name}: labels must count from 0, but the smallest is {lowest}.")
     test_images, test_labels = _read(test, f"{name} (test)")
     return ImageSet(name, train_images, train_labels, test_images, test_labels, flip=flip)
 
@@ -129,8 +132,18 @@ def _read(dataset: Dataset[Any], name: str) -> tuple[Tensor, Tensor]:
                 f"{list(images[0].shape)}, and all images must be of one size."
             )
         images.append(pixels)
-        labels.append(int(label))
+        labels.append(_to_class(label, f"{name}, item {index}"))
     return torch.stack(images), torch.tensor(labels)
+
+
+def _to_class(label: Any, where: str) -> int:
+    """One label as a class; a number with a fraction is a regression's, not a class."""
+    value = label.item() if isinstance(label, (Tensor, np.generic)) else label
+    if not isinstance(value, int):
+        raise UserError(
+            f"{where}: a label must be an integer, the class counted from 0, not {value!r}."
+        )
+    return value
 
 
 def _to_bytes(image: Any, where: str) -> Tensor:

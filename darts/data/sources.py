@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from darts import safe_pickle
+from darts.data.image_folder import image_folder
 from darts.data.images import ImageSet
 from darts.errors import UserError, on_one_line
+from darts.plugins import imported
 
 DEFAULT_ROOT = Path("data")
 
@@ -30,14 +32,18 @@ def load(
     *,
     root: str | os.PathLike[str] = DEFAULT_ROOT,
     download: bool = False,
+    side: int = 32,
 ) -> ImageSet:
-    """Load an image set by name, or from an `.npz` file.
+    """Load an image set by name, from an `.npz` file, or from a folder of images.
 
     Args:
-        source: one of `SOURCES`, or the path of an `.npz` with uint8 `train_images` [N, C, H, W]
-            and `test_images` and integer `train_labels` [N] and `test_labels`.
+        source: one of `SOURCES`; or `MODULE:NAME`, an entry that importing MODULE makes there; or
+            the path of an `.npz` with uint8 `train_images` [N, C, H, W] and `test_images` and
+            integer `train_labels` [N] and `test_labels`; or the path of a folder, see
+            `image_folder`.
         root: folder that holds (or, with `download`, receives) torchvision's files.
         download: allow the network; without it nothing is ever fetched.
+        side: that a folder's images are resized to.
 
     Raises:
         UserError: the name is unknown, or the files are absent, damaged or of another layout.
@@ -45,11 +51,15 @@ def load(
     name = os.fspath(source)
     if name.endswith(".npz"):
         return _npz(Path(name))
-    if name not in SOURCES:
+    if name not in SOURCES and Path(name).is_dir():
+        return image_folder(Path(name), side)
+    own = imported(name, "data.source")
+    if own not in SOURCES:
         raise UserError(
-            f"data={name!r} is unknown; use one of {', '.join(SOURCES)}, or a path to an .npz file."
+            f"data={own!r} is unknown; use one of {', '.join(SOURCES)}, a path to an .npz file, or "
+            "a folder of images."
         )
-    return SOURCES[name](Path(root), download)
+    return SOURCES[own](Path(root), download)
 
 
 def _digits(root: Path, download: bool) -> ImageSet:

@@ -379,7 +379,13 @@ def load_config_data(config: EvaluationConfig) -> Data:
         UserError: see `darts.data.load_data`.
     """
     data = config.data
-    return load_data(data.source, root=data.root, download=data.download, workers=config.workers)
+    return load_data(
+        data.source,
+        root=data.root,
+        download=data.download,
+        workers=config.workers,
+        side=data.side,
+    )
 
 
 def _folder(config: EvaluationConfig, resume: bool) -> RunFolder | None:

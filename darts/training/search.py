@@ -101,8 +101,13 @@ class Search:
         self.space = get_space(config.space)
         self.table = Table.load(config.nb201) if config.nb201 else None
         data = config.data
+        if images is not None and not isinstance(images, ImageSet):
+            raise UserError(
+                f"images must be an ImageSet, not {type(images).__name__}; "
+                "darts.data.from_datasets makes one of two datasets."
+            )
         self.images = images or parallel.first_then_others(
-            lambda: load(data.source, root=data.root, download=data.download)
+            lambda: load(data.source, root=data.root, download=data.download, side=data.side)
         )
         self.held_out = HeldOut(self.images, config)
         torch.manual_seed(config.seed)

@@ -183,8 +183,8 @@ def test_imagenet16_checks_its_files(imagenet16: Path) -> None:
 
 
 def test_torch_datasets_become_bytes() -> None:
-    grey = [(torch.full((5, 5), value), value) for value in (0.0, 0.2, 1.0)]
-    colour = [(np.full((5, 5, 3), 7, np.uint8), 1)]
+    grey = [(torch.full((5, 5), value), i) for i, value in enumerate((0.0, 0.2, 1.0))]
+    colour = [(np.full((5, 5, 3), 7, np.uint8), 0)]
     images = from_datasets(grey, grey)  # type: ignore[arg-type]
     assert images.train_images[:, 2, 0, 0].tolist() == [0, 51, 255]
     assert from_datasets(colour, colour).train_images.shape == (1, 3, 5, 5)  # type: ignore[arg-type]
