@@ -70,10 +70,10 @@ class Watched(Search):
             beta = self.method.probabilities()["cell"]
         out = super().step(weight_batch, arch_batch)
         g = self._gradients[-1]  # the arch step's: the weight step comes first
-        smoothing: dict[str, float | None] = self.method.options.smoothing()  # type: ignore[attr-defined]
         smooth = torch.zeros_like(g)
         if self.method.smoothed("cell"):  # type: ignore[attr-defined]
-            scale, fixed = smoothing.get("scale"), smoothing.get("smooth_temperature")
+            settings = self.method.options
+            scale, fixed = settings.scale, settings.smooth_temperature  # type: ignore[attr-defined]
             if scale or fixed:
                 smooth = jacobian_product(alpha, fixed or t * (scale or 0), g)
         state = self.method.optimizer.state[self.method.logits["cell"]]

@@ -224,7 +224,7 @@ def _convert(path: str, value: Any, hint: Any) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         inner = [a for a in typing.get_args(hint) if a is not type(None)]
-        absent = value is None or (isinstance(value, str) and value.lower() in ("none", "off"))
+        absent = value is None or (isinstance(value, str) and value.lower() == "none")
         if absent and len(inner) < len(typing.get_args(hint)):
             return None
         return _convert(path, value, inner[0])

@@ -42,12 +42,11 @@ def declare(parser: argparse.ArgumentParser, config: type[Any], flags: Mapping[s
     parser.set_defaults(settings=frozenset(known))
 
 
-def given(arguments: argparse.Namespace, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that a command line asks for, as a tree; `--resume` gives the run's own.
 
     Args:
         arguments: parsed by a parser that `declare` prepared.
-        extra: further settings by dotted path.
 
     Raises:
         ConfigError: a malformed `--set`, or a setting beside `--resume`.
@@ -63,7 +62,6 @@ def given(arguments: argparse.Namespace, extra: Mapping[str, Any] | None = None)
         if not equals:
             raise ConfigError(f"--set needs GROUP.NAME=VALUE, not {text!r}")
         asked[path] = value
-    asked |= extra or {}
     file = read_yaml(arguments.config) if arguments.config else {}
     tree = merge(file, nested(asked))
     if arguments.resume is None:

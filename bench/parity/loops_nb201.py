@@ -18,12 +18,12 @@ from darts import get_space
 from darts.data import Batch
 
 LIVE = {
-    "as released": ("", {"sn": "st=1"}),
-    "softmax": ("", {"sn": "off"}),
+    "as released": ("", {"smooth_temperature": 1}),
+    "softmax": ("", {"smooth_temperature": 0}),
     "st = 1": ("#alphas_smooth=torch.nn.functional.softmax(network.module.arch_parameters,dim=-1)",
-               {"sn": "st=1"}),
+               {"smooth_temperature": 1}),
     "s = 100": ("#alphas_smooth=torch.nn.functional.softmax(network.module.arch_parameters/"
-                "(softmax_temp*100),dim=-1)", {"sn": "s=100"}),
+                "(softmax_temp*100),dim=-1)", {"scale": 100}),
 }  # fmt: skip
 """Variant → the line of the script that is commented out in the release, the options here."""
 

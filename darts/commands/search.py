@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 from darts import options
 from darts.config import ConfigError, SearchConfig
@@ -50,8 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tensorboard", action="store_true", help="write TensorBoard files into the run folder"
     )
     own = parser.add_argument_group("settings of single methods")
-    own.add_argument("--scale", help="sn-softmax with scale s (same as --sn s=X), or off")
-    own.add_argument("--smooth-temperature", help="sn-softmax with st fixed (same as --sn st=X)")
     for name, (doc, users) in method_options().items():
         own.add_argument(
             f"--{name.replace('_', '-')}",
@@ -70,21 +67,9 @@ def method_options() -> dict[str, tuple[str, list[str]]]:
     return found
 
 
-def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that a command line asks for, as a tree."""
-    if arguments.scale is not None and arguments.smooth_temperature is not None:
-        raise ConfigError("--scale and --smooth-temperature exclude each other")
-    extra = {}
-    if arguments.scale is not None:
-        extra["options.sn"] = "off" if arguments.scale == "off" else f"s={arguments.scale}"
-    if arguments.smooth_temperature is not None:
-        extra["options.sn"] = f"st={arguments.smooth_temperature}"
-    return options.given(arguments, extra)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Search with a line an epoch on the terminal."""
-    config = configure(**overrides(arguments))
+    config = configure(**options.given(arguments))
     progress = Progress(quiet=arguments.quiet)
     callbacks: list[Callback] = [progress]
     if arguments.tensorboard:

@@ -12,7 +12,7 @@ Eqs 7, 8, 13-15). Read beside the released code (chaoji90/PCDEDD), which differs
 
 λ = 0.06 with st ≡ 1 is Table 1's setting (0.12 is the best of s = 100). `entropy="sum"` adds the
 edges' entropies instead of averaging them, as the code does on nb201: λ = 0.01 there is 0.06 here.
-The control "EDD with sn-softmax off" is `--sn off`.
+The control "EDD with sn-softmax off" is `--smooth-temperature 0`.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class EDDReferenceCode(EDD):
     def published(cls, space: Space) -> dict[str, Any]:
         """The script's values."""
         return super().published(space) | {
-            "options.sn": "off",
+            "options.smooth_temperature": 0.0,
             "options.lam": 0.04,
             "options.entropy": "sum",
             "options.joint_clip": True,

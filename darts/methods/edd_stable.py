@@ -25,10 +25,12 @@ class EDDStable(EDD):
         sharp = sn_softmax(logits, self.temperature, scale=None)
         if self.sharp or not self.smoothed(cell):
             return sharp
-        given = self.options.smoothing()
-        smooth_at = given.get("smooth_temperature") or (given["scale"] or 0) * self.temperature
+        scale, smooth_at = self.options.scale, self.options.smooth_temperature
         moving = self.temperature * sharp
-        if given != {"scale": None}:
+        if scale is not None:
+            smooth = scale * self.temperature
+            moving = moving + smooth * sn_softmax(logits, smooth, scale=None)
+        elif smooth_at:
             moving = moving + smooth_at * sn_softmax(logits, smooth_at, scale=None)
         return sharp.detach() + moving - moving.detach()
 

@@ -17,36 +17,31 @@ class Tempered(Method):
 
     @dataclass(frozen=True)
     class Options(Method.Options):
-        """How the backward pass is smoothed."""
+        """How the backward pass is smoothed, and what the clip of ω covers."""
 
-        sn: str = setting(
-            "st=1", "sn-softmax: off, st=X (smooth temperature X) or s=X (scale X > 1)"
+        scale: float | None = setting(
+            None,
+            "s of sn-softmax: its smooth temperature is s·t; none = smooth_temperature",
+            above=1,
         )
-
+        smooth_temperature: float | None = setting(
+            None,
+            "st of sn-softmax; 0 = plain softmax; none = 1 where no scale is given",
+            at_least=0,
+        )
         joint_clip: bool = setting(
             False,
             "clip ω's gradient by the norm of ω's and α's together, as the released code does",
         )
 
         def __post_init__(self) -> None:
-            self.smoothing()
-
-        def smoothing(self) -> dict[str, float | None]:
-            """The operator's arguments that `sn` stands for."""
-            kind, _, number = self.sn.partition("=")
-            try:
-                value = float(number) if number else 0.0
-            except ValueError:
-                value = 0.0
-            if self.sn == "off":
-                return {"scale": None}
-            if kind == "st" and value > 0:
-                return {"scale": None, "smooth_temperature": value}
-            if kind == "s" and value > 1:
-                return {"scale": value}
-            raise ConfigError(
-                f"options.sn must be off, st=X with X > 0 or s=X with X > 1, not {self.sn!r}"
-            )
+            if self.scale is None and self.smooth_temperature is None:
+                object.__setattr__(self, "smooth_temperature", 1.0)
+            if self.scale is not None and self.smooth_temperature is not None:
+                raise ConfigError(
+                    f"options.scale={self.scale:g} and options.smooth_temperature="
+                    f"{self.smooth_temperature:g} exclude each other; set one of them to none"
+                )
 
     kept: ClassVar[tuple[str, ...]] = ("current",)
     options: Options
@@ -66,8 +61,11 @@ class Tempered(Method):
     def normalize(self, cell: str, logits: Tensor) -> Tensor:
         """sn-softmax at the current temperature (Eq. 8)."""
         smooth = self.smoothed(cell) and not self.sharp
-        smoothing = self.options.smoothing() if smooth else {"scale": None}
-        return sn_softmax(logits, self.temperature, **smoothing)
+        scale = self.options.scale if smooth else None
+        smooth_temperature = (self.options.smooth_temperature or None) if smooth else None
+        return sn_softmax(
+            logits, self.temperature, scale=scale, smooth_temperature=smooth_temperature
+        )
 
     def training_weights(self, step: Step) -> Weights:
         """Where the clip is joint, differentiable by the sharp softmax alone.

@@ -8,8 +8,8 @@ A study is a YAML file:
     methods: [edd, darts-v1]
     seeds: [0, 1, 2]
     settings:                        # optional: named variations
-      s100: {options: {sn: s=100}}
-      st1: {options: {sn: st=1}}
+      s100: {options: {scale: 100}}
+      st1: {options: {smooth_temperature: 1}}
     per_method:                      # optional: settings of single methods
       sgas: {options: {interval: 1}}
     evaluate:                        # optional: what each network found is then trained on

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from darts.cli import main
+from darts.results.run_folder import RunFolder
 
 TINY = ["--batch-size", "256", "--channels", "4", "--cells", "1", "--epochs", "1"]
 
@@ -26,7 +27,7 @@ def test_search_prints_a_line_an_epoch_and_the_genotype(
     ("arguments", "words"),
     [
         (["--method", "darts-v1", "--lam", "3"], "unknown setting 'options.lam'"),
-        (["--scale", "0.5"], "options.sn must be off"),
+        (["--scale", "0.5"], "options.scale must be above 1, not 0.5"),
         (["--scale", "50", "--smooth-temperature", "1"], "exclude each other"),
         (["--set", "weights.clip"], "--set needs GROUP.NAME=VALUE"),
         (["--set", "weights.clipp=3"], "did you mean 'clip'"),
@@ -50,20 +51,21 @@ def test_wrong_input_is_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sn"),
+    ("arguments", "expected"),
     [
-        (["--scale", "50"], "s=50"),
-        (["--smooth-temperature", "2"], "st=2"),
-        (["--scale", "off"], "'off'"),
-        (["--sn", "s=70"], "s=70"),
+        (["--scale", "50"], (50.0, None)),
+        (["--smooth-temperature", "2"], (None, 2.0)),
+        (["--smooth-temperature", "0"], (None, 0.0)),
+        (["--scale", "none"], (None, 1.0)),
     ],
 )
 def test_scale_and_smooth_temperature_set_the_operator(
-    arguments: list[str], sn: str, tmp_path: Path
+    arguments: list[str], expected: tuple[float | None, ...], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     assert main(["search", *TINY, *arguments, "--out", str(out)]) == 0
-    assert f"sn: {sn}" in (out / "config.yaml").read_text()
+    stored = RunFolder.open(out).config["options"]
+    assert (stored["scale"], stored["smooth_temperature"]) == expected
 
 
 def test_a_file_that_is_no_yaml_is_one_sentence(

@@ -95,10 +95,18 @@ def test_edd_on_the_darts_space_follows_the_normal_cell_in_the_code_only() -> No
 
 
 @pytest.mark.parametrize(
-    ("sn", "smooth"), [("off", None), ("st=1", 1.0), ("st=0.5", 0.5), ("s=100", 100 * 0.02)]
+    ("name", "value", "smooth"),
+    [
+        ("smooth_temperature", 0, None),
+        ("smooth_temperature", 1, 1.0),
+        ("smooth_temperature", 0.5, 0.5),
+        ("scale", 100, 100 * 0.02),
+    ],
 )
-def test_sn_softmax_keeps_a_gradient_where_softmax_has_none(sn: str, smooth: float | None) -> None:
-    method = make("edd", options={"sn": sn})
+def test_sn_softmax_keeps_a_gradient_where_softmax_has_none(
+    name: str, value: float, smooth: float | None
+) -> None:
+    method = make("edd", options={name: value})
     method.begin_epoch(10)
     method.set_temperature(0.02)
     a = ranked() * 20
@@ -142,9 +150,14 @@ def test_pcd_and_lpcd_follow_their_lists() -> None:
         assert temperatures[10:20] == temperatures[20:30]
 
 
-@pytest.mark.parametrize(("sn", "smooth"), [("off", None), ("st=0.5", 0.5), ("s=100", 2.0)])
-def test_edd_stable_weighs_both_jacobians_alike(sn: str, smooth: float | None) -> None:
-    method = make("edd-stable", options={"sn": sn})
+@pytest.mark.parametrize(
+    ("name", "value", "smooth"),
+    [("smooth_temperature", 0, None), ("smooth_temperature", 0.5, 0.5), ("scale", 100, 2.0)],
+)
+def test_edd_stable_weighs_both_jacobians_alike(
+    name: str, value: float, smooth: float | None
+) -> None:
+    method = make("edd-stable", options={name: value})
     method.begin_epoch(10)
     method.set_temperature(0.02)
     a = 0.02 * ranked()

@@ -63,7 +63,7 @@ class PretendTable:
 
 
 def test_cells_are_all_combinations(tmp_path: Path) -> None:
-    settings = {"s100": {"options": {"sn": "s=100"}}, "st1": {"options": {"sn": "st=1"}}}
+    settings = {"s100": {"options": {"scale": 100}}, "st1": {"options": {"smooth_temperature": 1}}}
     study = read_study(write(tmp_path, methods=["edd"], settings=settings))
     assert [cell.folder.name for cell in study.cells] == [
         "edd-s100-seed0",
@@ -71,7 +71,7 @@ def test_cells_are_all_combinations(tmp_path: Path) -> None:
         "edd-st1-seed0",
         "edd-st1-seed1",
     ]
-    assert [cell.config["options"]["sn"] for cell in study.cells] == ["s=100"] * 2 + ["st=1"] * 2
+    assert [cell.config["options"]["scale"] for cell in study.cells] == [100.0] * 2 + [None] * 2
     assert {cell.config["epochs"] for cell in study.cells} == {2}
 
 
