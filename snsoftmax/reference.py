@@ -65,3 +65,19 @@ def mixture(
     ]
     maps += plain
     return torch.stack([w * m for w, m in zip(weights, maps, strict=True)]).sum(0).to(maps[0].dtype)
+
+
+def rectify_average(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The ReLU and the 3x3 average of ``x``, whose padding does not count."""
+    return functional.relu(x), functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+
+def convolve(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """``x`` convolved with each of ``weights``, [K, C, k, k] with odd k, at its size."""
+    return [functional.conv2d(x, w, padding=w.shape[-1] // 2) for w in weights]
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """Every channel of ``x`` convolved with its own filter of ``weight``, [C, 1, k, k]."""
+    padding = dilation * (weight.shape[-1] // 2)
+    return functional.conv2d(x, weight, None, stride, padding, dilation, groups=len(weight))

@@ -2,45 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-import snsoftmax  # noqa: F401  (registers the operators)
-
-_ops = torch.ops.snsoftmax
-# On the CPU wherever the maps are: the operator passes it on as a number, and nothing is launched.
-_ONE = torch.ones((), dtype=torch.float64, device="cpu")
-
-
-class HandedGradients:
-    """Gradients of a map's readers in the backward pass under way, each with its weight.
-
-    A node that adds ``weight`` times the map hands its own gradient back, as it is; the map's
-    backward pass adds them up. Nobody writes a weighted copy.
-    """
-
-    def __init__(self) -> None:
-        self._task = -1
-        self._handed: list[tuple[Tensor, Tensor]] = []
-
-    def hand(self, gradient: Tensor, weight: Tensor) -> None:
-        """Add a reader's gradient and its weight (0-d)."""
-        task = torch._C._current_graph_task_id()
-        if task != self._task:
-            self._task, self._handed = task, []
-        self._handed.append((gradient, weight))
-
-    def take(self, direct: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-        """All gradients and weights, among them what came by way of autograd."""
-        handed, self._handed = self._handed, []
-        if torch._C._current_graph_task_id() != self._task:
-            handed = []
-        if direct is not None:
-            handed = [*handed, (direct, _ONE)]
-        return [g for g, _ in handed], [w for _, w in handed]
+from snsoftmax.rectify_average import HandedGradients, rectify_average
 
 
 class Departure(NamedTuple):
@@ -59,56 +25,11 @@ class Departure(NamedTuple):
     averaged_gradients: HandedGradients | None = None
 
 
-class _Leave(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        readers: int,
-        average: bool,
-        map_gradients: HandedGradients,
-        averaged_gradients: HandedGradients,
-    ) -> tuple[Tensor, ...]:
-        rectified, averaged = _ops.rectify_average(x, readers > 0, average)
-        ctx.save_for_backward(rectified if readers else None)
-        ctx.set_materialize_grads(False)
-        ctx.handed = map_gradients, averaged_gradients
-        aliases = (rectified.view_as(rectified) for _ in range(readers))
-        return x.view_as(x), averaged, *aliases
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        (rectified,) = ctx.saved_tensors
-        identity, through_average, *others = grads
-        through_relu = [g for g in others if g is not None]
-        map_gradients, averaged_gradients = ctx.handed
-        of_map = map_gradients.take(identity)
-        of_averaged = averaged_gradients.take(through_average)
-        nothing = None, None, None, None
-        if not (of_map[0] or of_averaged[0] or through_relu):
-            return None, *nothing
-        if not torch.is_grad_enabled():
-            grad = _ops.rectify_average_backward(rectified, through_relu, *of_map, *of_averaged)
-            return grad, *nothing
-        terms = [] if identity is None else [identity]
-        terms += [g * (rectified > 0) for g in through_relu]
-        if through_average is not None:
-            terms.append(_average_transposed(through_average))
-        return sum(terms[1:], terms[0]), *nothing
-
-
-def _average_transposed(grad: Tensor) -> Tensor:
-    """The transpose of the 3x3 average, which is the 3x3 sum of grad / count."""
-    ones = torch.ones_like(grad[:1, :1])
-    count = F.avg_pool2d(ones, 3, 1, 1, divisor_override=1)
-    return F.avg_pool2d(grad / count, 3, 1, 1, divisor_override=1)
-
-
 def leave(x: Tensor, readers: int, average: bool) -> Departure:
     """``x`` with its ReLU for ``readers`` operations and its average if ``average``.
 
-    One pass each way. The average excludes padding from its count.
+    One pass each way.
     """
     handed = HandedGradients(), HandedGradients()
-    map, averaged, *rectified = _Leave.apply(x, readers, average, *handed)
+    map, averaged, rectified = rectify_average(x, readers, average, *handed)
     return Departure(map, tuple(rectified), averaged if average else None, *handed)

@@ -18,7 +18,7 @@ from torch import Tensor
 import snsoftmax  # noqa: F401  (registers the operators)
 from darts.devices import parallel
 from darts.networks.normalization import EPS, MOMENTUM, composed, mixture_backward, mixture_forward
-from darts.supernet.leave import HandedGradients
+from snsoftmax.rectify_average import HandedGradients
 
 _ops = torch.ops.snsoftmax
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import cycle
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import snsoftmax  # noqa: F401  (registers the operators)
+from snsoftmax import reference
+from snsoftmax.rectify_average import HandedGradients, rectify_average
 
 ops = torch.ops.snsoftmax
 backward = ops.rectify_average_backward
@@ -31,10 +32,6 @@ def random_map(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
 
 
-def average(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-
-
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 37), st.integers(1, 6), st.integers(1, 6))
 
 
@@ -44,10 +41,10 @@ def test_both_directions(shape: tuple[int, ...], dtype: torch.dtype, readers: in
     torch.manual_seed(0)
     x = random_map(shape, dtype)
     rectified, averaged = ops.rectify_average(x, True, True)
-    assert torch.equal(rectified, x.relu())
+    assert torch.equal(rectified, reference.rectify_average(x)[0])
     wide = x.double().requires_grad_()
     close = partial(torch.testing.assert_close, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-    close(averaged.double(), average(wide))
+    close(averaged.double(), reference.rectify_average(wide)[1])
 
     identity, averages = ([random_map(shape, dtype) for _ in range(n)] for n in (2, 3))
     through_relu = [random_map(shape, dtype) for _ in range(readers)]
@@ -57,11 +54,50 @@ def test_both_directions(shape: tuple[int, ...], dtype: torch.dtype, readers: in
     for g, w in zip(identity, v, strict=True):
         value = value + w * (wide * g.double()).sum()
     for g, w in zip(averages, u, strict=True):
-        value = value + w * (average(wide) * g.double()).sum()
+        value = value + w * (reference.rectify_average(wide)[1] * g.double()).sum()
     for g in through_relu:
         value = value + (wide.relu() * g.double()).sum()
     (expected,) = torch.autograd.grad(value, wide)
     close(grad.double(), expected)
+
+
+def test_derivatives_of_every_output() -> None:
+    x = random_map((2, 3, 4, 5)).requires_grad_()
+
+    def outputs(x: Tensor) -> tuple[Tensor, ...]:
+        map, averaged, rectified = rectify_average(x, 2, True)
+        return map, averaged, *rectified
+
+    assert torch.autograd.gradcheck(outputs, (x,))
+    assert torch.autograd.gradgradcheck(outputs, (x,))
+
+
+def test_what_readers_hand_over_counts_with_its_weight() -> None:
+    x = random_map((2, 3, 4, 5)).requires_grad_()
+    of_map, of_averaged = HandedGradients(), HandedGradients()
+    map, averaged, (rectified,) = rectify_average(x, 1, True, of_map, of_averaged)
+    grads = [random_map((2, 3, 4, 5)) for _ in range(4)]
+    weights = [torch.tensor(w, dtype=torch.float64) for w in (0.3, -2.0)]
+
+    class Reader(torch.autograd.Function):
+        """Hands two gradients over, and gives autograd none for the average."""
+
+        @staticmethod
+        def forward(ctx: Any, map: Tensor, averaged: Tensor, rectified: Tensor) -> Tensor:
+            return map.sum()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+            of_map.hand(grads[0], weights[0])
+            of_averaged.hand(grads[1], weights[1])
+            return grads[2], None, grads[3]
+
+    (found,) = torch.autograd.grad(Reader.apply(map, averaged, rectified), x)
+    rectified, averaged = reference.rectify_average(x)
+    value = (0.3 * grads[0] * x - 2.0 * grads[1] * averaged).sum()
+    value = value + (grads[2] * x + grads[3] * rectified).sum()
+    (expected,) = torch.autograd.grad(value, x)
+    torch.testing.assert_close(found, expected)
 
 
 def test_parts_that_are_not_asked_for() -> None:
@@ -79,7 +115,7 @@ def test_any_layout_is_accepted() -> None:
     for layout in (x, x.transpose(2, 3).contiguous().transpose(2, 3), x[:, :, ::2]):
         rectified, averaged = ops.rectify_average(layout, True, True)
         assert torch.equal(rectified, layout.relu())
-        torch.testing.assert_close(averaged, average(layout))
+        torch.testing.assert_close(averaged, reference.rectify_average(layout)[1])
 
 
 def test_nan_passes_through() -> None:
@@ -162,7 +198,7 @@ def test_cuda_takes_any_layout(cuda: torch.device) -> None:
     for layout in (x.to(cuda), x.to(cuda, memory_format=torch.channels_last), off):
         rectified, averaged = ops.rectify_average(layout, True, True)
         assert torch.equal(rectified.cpu(), x.relu())
-        torch.testing.assert_close(averaged.cpu(), average(x))
+        torch.testing.assert_close(averaged.cpu(), reference.rectify_average(x)[1])
         one = torch.ones((), device=cuda)
         grad = backward(rectified, [layout], [layout], [one], [layout], [one])
         want = backward(x.relu(), [x], [x], [one.cpu()], [x], [one.cpu()])
