@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import snsoftmax
 from darts.supernet.mixture import SharedMap, Summand, mixture
 
 W = torch.tensor([0.3, 0.7], dtype=torch.float64)
@@ -43,6 +44,37 @@ def test_a_pass_leaves_nothing_to_the_next(x: Tensor) -> None:
     for _ in range(2):
         found = torch.autograd.grad(both(ours), x, retain_graph=True)[0]
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_public_operator_is_what_is_trained(training: bool, x: Tensor) -> None:
+    """Two autograd nodes over the same kernels: the same values, statistics and gradients."""
+    kernel = torch.linspace(-1, 1, 32, dtype=x.dtype).view(8, 4, 1, 1)
+    w = W.clone().requires_grad_()
+    results = []
+    for public in (True, False):
+        wide, plain = F.conv2d(x, kernel), x * x
+        shared = SharedMap.of(wide), SharedMap.of(plain)
+        nodes, statistics = [], []
+        for i in (0, 1):
+            mean, var = (torch.full((4,), start, dtype=x.dtype) for start in (0.1, 1.3))
+            if public:
+                node = snsoftmax.mixture(
+                    [wide.narrow(1, 4 * i, 4)],
+                    [plain],
+                    w,
+                    running_mean=[mean],
+                    running_var=[var],
+                    training=training,
+                )
+            else:
+                parts = Summand(shared[0], True, 4 * i, 4, mean, var), Summand(shared[1])
+                node = mixture(parts, w, training)
+            nodes.append(node)
+            statistics += [mean, var]
+        results.append([*nodes, *statistics, *torch.autograd.grad(both(nodes), (x, w))])
+    for theirs, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("reader", [0, 1])
