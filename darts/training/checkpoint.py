@@ -28,7 +28,7 @@ from darts.devices import parallel
 from darts.errors import UserError, on_one_line
 from darts.files import atomic_write, writing
 
-_FORMAT = b"darts checkpoint 1\n"
+_FORMAT = b"darts checkpoint 2\n"
 _KEEP = 2
 
 

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from darts.errors import UserError
-from darts.training.checkpoint import Checkpoints
+
+
+class Diverged(UserError):
+    """Losses or weights are no longer numbers."""
 
 
 def check_finite(
@@ -17,7 +20,6 @@ def check_finite(
     *,
     epoch: int,
     advice: str,
-    checkpoints: Checkpoints | None,
 ) -> None:
     """Stop a training that has diverged.
 
@@ -26,10 +28,9 @@ def check_finite(
         tensors: name and tensor of whatever the training moves, in the order to look through.
         epoch: the running epoch, from 0.
         advice: what to do about it.
-        checkpoints: where the last good state is, if anywhere.
 
     Raises:
-        UserError: a loss or a tensor is NaN or infinite; names epoch, step, tensor and checkpoint.
+        Diverged: a loss or a tensor is NaN or infinite; names epoch, step and tensor.
     """
     named = list(tensors)
     finite = torch.stack([tensor.isfinite().all() for _, tensor in named]).tolist()
@@ -43,7 +44,4 @@ def check_finite(
     if not all(finite):
         clauses.append(f"{named[finite.index(False)][0]} is not finite")
     clauses.append(advice)
-    files = checkpoints.files() if checkpoints else []
-    if files:
-        clauses.append(f"the last good checkpoint is {files[-1]}")
-    raise UserError("; ".join(clauses) + ".")
+    raise Diverged("; ".join(clauses) + ".")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from darts.benchmark.nb201 import Row, Table
-from darts.config import SearchConfig, as_dict
+from darts.config import SearchConfig
 from darts.data import (
     Batch,
     ImageSet,
@@ -32,9 +32,10 @@ from darts.spaces import get_space
 from darts.supernet import build_supernet
 from darts.supernet.step import Outcome, weight_step
 from darts.supernet.widen import growth, widen
-from darts.training.checkpoint import Checkpoints, Keeper, random_state, set_random_state
+from darts.training.checkpoint import random_state, set_random_state
 from darts.training.divergence import check_finite
 from darts.training.held_out import BatchLoss, HeldOut, summary
+from darts.training.loop import Loop, StepDone, not_kept, sgd
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,6 @@ class Search:
         check_device(config.device)
         parallel.join(config.device)
         self.config = config
-        self.checkpoints: Checkpoints | None = None
         self.callbacks = list(callbacks) if parallel.rank() == 0 else []
         self.precision = torch.bfloat16 if config.supernet.precision == "bfloat16" else None
         self.space = get_space(config.space)
@@ -128,15 +128,11 @@ class Search:
         )
         self._build()
         self.epoch = 0
-        self.history: list[dict[str, Any]] = []
         self.losses: list[Tensor] = []
         """What the steps of the running epoch gave, on the device."""
         self.seconds = 0.0
         """Time that the running epoch took before it was interrupted."""
-        self.folder: RunFolder | None = None
-        if config.out:
-            self._open_folder(resume)
-        self.keeper = Keeper(self.checkpoints, self.state_dict, minutes=config.checkpoint_minutes)
+        self.loop = Loop(config, self, resume=resume)
 
     def _build(self) -> None:
         """The supernet as the method wants it now, and its optimiser."""
@@ -152,15 +148,7 @@ class Search:
         except ValueError as error:
             raise UserError(f"supernet: {error}.") from error
         self.net = net.to(self.config.device)
-        w = self.config.weights
-        self.optimizer = torch.optim.SGD(
-            self.net.parameters(),
-            lr=torch.tensor(w.learning_rate, device=self.config.device),
-            fused=True,
-            momentum=w.momentum,
-            nesterov=w.nesterov,
-            weight_decay=w.weight_decay,
-        )
+        self.optimizer = sgd(self.net.parameters(), self.config.weights, self.config.device)
 
     def _rebuild(self) -> None:
         """Another supernet in the middle of a search; weights and momentum are carried over."""
@@ -176,26 +164,6 @@ class Search:
         parts = (old.conventional_views(momentum(momenta)), momentum(self.optimizer.state))
         widen(parts[0], self.net.conventional_views(parts[1]), plan)
 
-    def _open_folder(self, resume: bool) -> None:
-        """A new run folder, or the old one with the state that its newest checkpoint holds.
-
-        The first process opens it, and hands the state to the others.
-        """
-        config = as_dict(self.config)
-
-        def first() -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-            self.folder = (
-                RunFolder.open(config["out"]) if resume else RunFolder.create(config["out"], config)
-            )
-            self.checkpoints = Checkpoints(self.folder.path, config)
-            state = self.checkpoints.load() if resume else None
-            self.folder.truncate_log(state["epoch"] if state else 0)
-            return state, self.folder.records()
-
-        state, self.history = parallel.from_first(first)
-        if state:
-            self.load_state_dict(state)
-
     def run(self) -> Result:
         """Train, select, write the run folder.
 
@@ -204,36 +172,37 @@ class Search:
         """
         for callback in self.callbacks:
             callback.started(self)
-        with self.keeper:
-            while self.epoch < self.method.epochs and not self.method.finished:
-                record = self.run_epoch()
-                self.history.append(record)
-                if self.folder:
-                    self.folder.append(record)
-                self.keeper.save()
-                for callback in self.callbacks:
-                    callback.epoch_ended(self, record)
+        self.loop.run(self._tell)
         genotype = self.method.select(self)
         row = self.table[str(genotype)] if self.table else None
-        result = Result(
-            self.config, genotype, self.history, self.folder.path if self.folder else None, row
-        )
-        if self.folder:
-            self.write(self.folder, genotype)
+        folder = self.loop.folder
+        path = folder.path if folder else None
+        result = Result(self.config, genotype, self.loop.history, path, row)
+        if folder:
+            self.write(folder, genotype)
         for callback in self.callbacks:
             callback.ended(self, result)
         return result
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        for callback in self.callbacks:
+            callback.epoch_ended(self, record)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left."""
+        return self.epoch >= self.method.epochs or self.method.finished
 
     def write(self, folder: RunFolder, genotype: Genotype) -> None:
         """Put what was found into the run folder."""
         folder.write_genotype(str(genotype))
         folder.write_weights(self.net.state_dict())
         title = f"{self.method.summary} on {self.space.name}, {self.images.name}"
-        records = cast("list[EpochRecord]", self.history)
+        records = cast("list[EpochRecord]", self.loop.history)
         if records:
             save_run(folder.path / "search.png", records, genotype, title=title)
 
-    def run_epoch(self) -> dict[str, Any]:
+    def run_epoch(self, step_done: StepDone = not_kept) -> dict[str, Any]:
         """One epoch of steps and the method's decisions; gives its record."""
         start, worked = time.perf_counter() - self.seconds, time.process_time()
         steps, done = self.batches.steps, self.batches.position
@@ -251,7 +220,7 @@ class Search:
             for callback in self.callbacks:
                 callback.stepped(self, step, steps)
             self.seconds = time.perf_counter() - start
-            self.keeper.step_done()
+            step_done()
         losses = torch.stack(self.losses).cpu()  # the epoch's only wait for the device
         self.check_finite()
         self.method.end_epoch(self)
@@ -273,7 +242,7 @@ class Search:
         """Everything that decides how the search goes on.
 
         Raises:
-            UserError: the search has diverged, so that this is no state to go on from.
+            Diverged: the search has diverged, so that this is no state to go on from.
         """
         self.check_finite()
         return {
@@ -374,7 +343,6 @@ class Search:
                 [*alpha, *self.net.named_parameters()],
                 epoch=self.epoch,
                 advice="lower weights.learning_rate or set weights.clip",
-                checkpoints=self.checkpoints,
             )
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 from darts.data import Folders, ImageSet, held_out_batches, load_data
 from darts.data.folders import FolderBatches
 from darts.errors import UserError
-from darts.training.evaluate import Training, configure, cost, evaluate
+from darts.training.evaluate import configure, cost, evaluate
+from darts.training.scratch import Training
 
 DARTS_V2 = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), "

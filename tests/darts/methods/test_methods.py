@@ -43,7 +43,6 @@ SHARED = {"__init__", "base", "schedules", "hessian"}
 """Files of darts/methods that are no method's own."""
 LONGER = {
     **{"perturbation": 34, "robust_darts": 26, "sdarts": 27, "sgas": 28, "surge": 33},
-    "tempered": 28,
 }
 """Files that need more than 25 statements, and how many."""
 

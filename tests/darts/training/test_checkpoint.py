@@ -88,7 +88,7 @@ def test_other_format_version_or_configuration_is_refused(
         patch.setattr(torch, "__version__", "1.0")
         with pytest.warns(UserWarning, match=r"this is 1\.0: the resumed run may differ"):
             kept.load()
-    path.write_bytes(path.read_bytes().replace(b"checkpoint 1\n", b"checkpoint 7\n", 1))
+    path.write_bytes(path.read_bytes().replace(b"checkpoint 2\n", b"checkpoint 7\n", 1))
     with pytest.raises(UserError, match=r"has format 'darts checkpoint 7', and this version reads"):
         read(path)
 

@@ -16,8 +16,9 @@ from darts.data import ImageSet, load
 from darts.errors import UserError
 from darts.networks.network import TwoInputNetwork
 from darts.training.checkpoint import Stopped
-from darts.training.evaluate import Evaluation, Training, configure, cost, evaluate
+from darts.training.evaluate import Evaluation, configure, cost, evaluate
 from darts.training.evaluation_config import EvaluationConfig, parse
+from darts.training.scratch import Training
 
 DARTS = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ('sep_conv_3x3', 0), "
