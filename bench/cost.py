@@ -24,7 +24,7 @@ from darts.devices.capture import WARM_UP
 from darts.networks.network import build_network
 from darts.spaces import Space, get_space
 from darts.study import Cell, read_study
-from darts.training import evaluation_config as evaluation
+from darts.training.evaluation_config import EvaluationConfig, configure_evaluation
 
 IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257, "imagenet": 1_281_167}
 """Training images of each data set."""
@@ -43,7 +43,7 @@ def seconds(step: Step, device: torch.device) -> float:
 
 
 def training_step(
-    space: Space, settings: evaluation.EvaluationConfig, batch: int, device: torch.device
+    space: Space, settings: EvaluationConfig, batch: int, device: torch.device
 ) -> Step:
     """One step of a stand-alone network of `space`, as an evaluation takes it."""
     torch.manual_seed(0)
@@ -101,7 +101,7 @@ class Meter:
         """Seconds of one training of what a search finds."""
         space = get_space(cell.config["space"])
         some = space.derive({name: torch.ones(c.shape) for name, c in space.cells.items()})
-        settings = evaluation.configure(**{**overrides, "genotype": str(some)})
+        settings = configure_evaluation(**{**overrides, "genotype": str(some)})
         small = LARGE_BATCH if settings.data.source in LARGE else BATCH
         batch = settings.data.batch_size if self.on_gpu else small
         network = settings.network

@@ -23,14 +23,14 @@ from darts.methods.schedules import ets, lts
 from snsoftmax import sn_softmax
 
 EXPECTATION = 4e-4  # E(a) of 1e-3 N(0, 1) over positive a: section 2.2
-ROWS, OPERATIONS = 64, 5
+ROWS, COUNT = 64, 5
 START, TARGET, POINTS = 1.0, 1e-4, 50
 
 
 def logits() -> torch.Tensor:
-    """Draw α as DARTS initialises it: [ROWS, OPERATIONS], float64."""
+    """Draw α as DARTS initialises it: [ROWS, COUNT], float64."""
     generator = torch.Generator().manual_seed(0)
-    return 1e-3 * torch.randn(ROWS, OPERATIONS, generator=generator, dtype=torch.float64)
+    return 1e-3 * torch.randn(ROWS, COUNT, generator=generator, dtype=torch.float64)
 
 
 def gradient_norms(temperatures: np.ndarray, scale: float | None) -> list[float]:

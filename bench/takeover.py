@@ -25,7 +25,7 @@ from bench.timing import RESULTS, machine, write_json
 from darts import Search, configure
 from darts.config import nested
 from darts.data import Batch
-from darts.results.figures import OPERATIONS, PALETTE
+from darts.results.figures import APPEARANCE, PALETTE
 
 PANELS = {
     "beta": "β",
@@ -104,7 +104,7 @@ def draw(search: Watched, path: Path, title: str) -> None:
     for axis, (name, label) in zip(axes, PANELS.items(), strict=True):
         means = torch.tensor(search.seen[name]).mean(1)
         for column, operation in enumerate(operations):
-            short = OPERATIONS.get(operation, (operation, ""))[0]
+            short = APPEARANCE.get(operation, (operation, ""))[0]
             axis.plot(means[:, column], color=PALETTE[column], label=short)
         axis.set_title(label, loc="left", fontsize=9)
         if name != "beta":

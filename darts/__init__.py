@@ -9,6 +9,7 @@ from darts.recipes import configure
 from darts.spaces import SPACES, Cell, Space, get_space
 from darts.supernet import Supernet, build_supernet
 from darts.training.evaluate import Evaluation, evaluate
+from darts.training.evaluation_config import EvaluationConfig, configure_evaluation
 from darts.training.export import export, load_network
 from darts.training.search import Callback, Result, Search, search
 from snsoftmax import __version__
@@ -19,6 +20,7 @@ __all__ = [
     "Callback",
     "Cell",
     "Evaluation",
+    "EvaluationConfig",
     "Genotype",
     "Method",
     "Result",
@@ -31,6 +33,7 @@ __all__ = [
     "build_network",
     "build_supernet",
     "configure",
+    "configure_evaluation",
     "evaluate",
     "export",
     "genotype_string",

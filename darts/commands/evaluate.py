@@ -13,7 +13,7 @@ from typing import Any
 from darts import options
 from darts.training.checkpoint import Stopped
 from darts.training.evaluate import evaluate
-from darts.training.evaluation_config import EvaluationConfig, configure
+from darts.training.evaluation_config import EvaluationConfig, configure_evaluation
 
 FLAGS = {
     "data": "data.source",
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train with a line an epoch on the terminal, then print the verdict."""
-    config = configure(**options.given(arguments))
+    config = configure_evaluation(**options.given(arguments))
     try:
         result = evaluate(config, report=_line, resume=bool(arguments.resume))
     except Stopped as stop:

@@ -15,8 +15,9 @@ from darts import options
 from darts.config import ConfigError, SearchConfig
 from darts.methods import METHODS
 from darts.recipes import configure
-from darts.training import evaluate
 from darts.training.checkpoint import Stopped
+from darts.training.evaluate import Evaluation, evaluate
+from darts.training.evaluation_config import configure_evaluation
 from darts.training.progress import Progress
 from darts.training.search import Callback, Result, Search
 from darts.training.tensorboard import TensorBoard
@@ -90,10 +91,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def short_evaluation(search: Search, result: Result) -> evaluate.Evaluation:
+def short_evaluation(search: Search, result: Result) -> Evaluation:
     """A short training from scratch of what was found, in the run folder's `evaluation`."""
     config = search.config
-    settings = evaluate.configure(
+    settings = configure_evaluation(
         genotype=str(result.genotype),
         seed=config.seed,
         device=config.device,
@@ -107,4 +108,4 @@ def short_evaluation(search: Search, result: Result) -> evaluate.Evaluation:
         flush=True,
     )
     begun = (Path(settings.out) / "config.yaml").is_file() if settings.out else False
-    return evaluate.evaluate(settings, images=search.images, resume=begun)
+    return evaluate(settings, images=search.images, resume=begun)

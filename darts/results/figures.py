@@ -30,7 +30,7 @@ INK = "#24292f"
 MUTED = "#6e7781"
 PALETTE = ("#0b62a4", "#d1620a", "#2b8a5a", "#9b3fa5", "#b8860b", "#c2334d", "#4b5d67", "#168aad")
 
-OPERATIONS: dict[str, tuple[str, str]] = {
+APPEARANCE: dict[str, tuple[str, str]] = {
     "none": ("none", "#a8b0b8"),
     "skip_connect": ("skip", "#d1620a"),
     "nor_conv_1x1": ("conv 1×1", "#4aa3df"),
@@ -208,7 +208,7 @@ def draw_weights(
     first = records[0]["epoch"] + 0.5
     extent = (first, first + len(records), len(operations) - 0.5, -0.5)
     axes.imshow(values, aspect="auto", cmap="Blues", vmin=0, vmax=1, extent=extent)
-    labels = [OPERATIONS.get(name, (name, INK))[0] for name in operations]
+    labels = [APPEARANCE.get(name, (name, INK))[0] for name in operations]
     axes.set_yticks(range(len(operations)), labels, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axes.tick_params(length=0, colors=MUTED)
@@ -276,7 +276,7 @@ def _names(inputs: int, last: int) -> tuple[str, ...]:
 def _draw_choice(
     axes: Axes, places: dict[int, tuple[float, float]], choice: Choice, inputs: int
 ) -> None:
-    label, colour = OPERATIONS.get(choice.operation, (choice.operation, INK))
+    label, colour = APPEARANCE.get(choice.operation, (choice.operation, INK))
     start, end = places[choice.source], places[choice.target]
     span = choice.target - choice.source
     if inputs == 2 and choice.source < inputs:

@@ -21,7 +21,7 @@ from matplotlib.image import imsave
 from darts.benchmark.nb201 import DATASETS, PUBLISHED, TITLES
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
-from darts.results.figures import OPERATIONS, Quantity, draw_cell, draw_trajectory, save
+from darts.results.figures import APPEARANCE, Quantity, draw_cell, draw_trajectory, save
 from darts.results.run_folder import EpochRecord, RunFolder
 from darts.spaces import Space, get_space
 
@@ -220,7 +220,7 @@ def _heat_maps(run: Run, cell: str) -> str:
         zip(table.edges, table.candidates, strict=True)
     ):
         values = np.array([record["weights"][cell][edge] for record in run.records]).T
-        names = [OPERATIONS.get(name, (name, ""))[0] for name in candidates]
+        names = [APPEARANCE.get(name, (name, ""))[0] for name in candidates]
         labels = "".join(f"<span>{html.escape(name)}</span>" for name in names)
         strongest = f"{names[int(values[:, -1].argmax())]} {values[:, -1].max():.2f}"
         maps.append(

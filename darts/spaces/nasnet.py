@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from darts.spaces.table import Cell, Space
 
-OPERATIONS = (
+CANDIDATES = (
     "none",
     "max_pool_3x3",
     "avg_pool_3x3",
@@ -64,8 +64,8 @@ def _table(text: str) -> list[tuple[str, ...]]:
     return [tuple(_SHORT[word] for word in row.split()) for row in text.split(",")]
 
 
-DARTS = _uniform("darts", OPERATIONS, many_candidates=True)
-DARTS_WITHOUT_NONE = _uniform("darts-without-none", OPERATIONS[1:], many_candidates=True)
+DARTS = _uniform("darts", CANDIDATES, many_candidates=True)
+DARTS_WITHOUT_NONE = _uniform("darts-without-none", CANDIDATES[1:], many_candidates=True)
 S1 = _space("s1", _table(_S1_NORMAL), _table(_S1_REDUCE))
 S2 = _uniform("s2", ("skip_connect", "sep_conv_3x3"))
 S3 = _uniform("s3", ("none", "skip_connect", "sep_conv_3x3"))

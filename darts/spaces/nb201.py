@@ -2,7 +2,7 @@
 
 from darts.spaces.table import Cell, Space
 
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 
 
@@ -11,5 +11,5 @@ def _space(name: str, operations: tuple[str, ...]) -> Space:
     return Space(name=name, skeleton="nb201", cells={"cell": cell})
 
 
-NB201 = _space("nb201", OPERATIONS)
-NB201_WITHOUT_NONE = _space("nb201-without-none", OPERATIONS[1:])
+NB201 = _space("nb201", CANDIDATES)
+NB201_WITHOUT_NONE = _space("nb201-without-none", CANDIDATES[1:])

@@ -17,7 +17,7 @@ from darts.methods import get_method
 from darts.options import read_yaml
 from darts.recipes import configure
 from darts.spaces import get_space
-from darts.training import evaluation_config as evaluation
+from darts.training.evaluation_config import configure_evaluation
 
 FOLDER = "studies"
 """Where a study that is called by its name alone lies: here, or beside the package's sources."""
@@ -190,7 +190,7 @@ def _evaluation(
     space = get_space(config.space)
     some = space.derive({cell: torch.ones(table.shape) for cell, table in space.cells.items()})
     mine = merge({"device": config.device, "seed": config.seed}, overrides)
-    evaluation.configure(**merge(mine, {"genotype": str(some)}))
+    configure_evaluation(**merge(mine, {"genotype": str(some)}))
     return merge(mine, {"genotype": str(folder), "out": str(folder / f"evaluate-{name}")})
 
 

@@ -22,8 +22,8 @@ from darts.errors import UserError, on_one_line
 from darts.results.run_folder import RunFolder
 from darts.study.plan import Cell, Study
 from darts.study.table import markdown, table
-from darts.training import evaluation_config as evaluation
 from darts.training.checkpoint import differences
+from darts.training.evaluation_config import configure_evaluation
 
 ATTEMPTS = 3
 """How often a search or an evaluation is started before its cell is given up."""
@@ -92,7 +92,7 @@ def _check_begun(study: Study) -> None:
         begun = {cell.folder: cell.config}
         for name, overrides in cell.evaluations.items():
             if (cell.evaluation(name) / "config.yaml").is_file():
-                begun[cell.evaluation(name)] = as_dict(evaluation.configure(**overrides))
+                begun[cell.evaluation(name)] = as_dict(configure_evaluation(**overrides))
         for folder, config in begun.items():
             if not (folder / "config.yaml").is_file():
                 continue

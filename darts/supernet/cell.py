@@ -21,7 +21,7 @@ from darts.networks.skeleton import Place
 from darts.spaces.table import Cell
 from darts.supernet.branches import Branch, Statistics, Views, make_branch
 from darts.supernet.leave import Departure, leave
-from darts.supernet.mixture import SharedMap, Summand, mixture
+from darts.supernet.mixture import SharedMap, Summand, mix
 from darts.supernet.plan import Live, Plan, Term, make_plan
 from darts.supernet.pool import max_pool
 
@@ -252,7 +252,7 @@ class SearchCell(nn.Module):
         weights = flat.gather(0, self._positions(tuple(i for row in indices for i in row), flat))
         if most > 1:
             weights = weights.view(-1, most).sum(1)
-        return mixture([summand for summand, _ in entries.values()], weights, self.training)
+        return mix([summand for summand, _ in entries.values()], weights, self.training)
 
     def _positions(self, values: tuple[int, ...], like: Tensor) -> Tensor:
         """``values`` where ``like`` is, kept by the cell: a recorded graph reads them there."""

@@ -200,7 +200,7 @@ def _differentiable(
     return [next(found) if needs else None for needs in ctx.needs_input_grad[3:]]
 
 
-def mixture(summands: Sequence[Summand], weights: Tensor, training: bool) -> Tensor:
+def mix(summands: Sequence[Summand], weights: Tensor, training: bool) -> Tensor:
     """The weighted sum of ``summands``, the normalised ones first, with ``weights`` in that order.
 
     ``weights``: 1-d, of the parameters' dtype. Running statistics are updated if ``training``. A

@@ -1,7 +1,7 @@
 """Training a found architecture from scratch, as a table of results needs it.
 
->>> from darts.training.evaluate import configure, evaluate
->>> result = evaluate(configure(genotype="|nor_conv_3x3~0|+...", recipe="short"))
+>>> from darts import configure_evaluation, evaluate
+>>> result = evaluate(configure_evaluation(genotype="|nor_conv_3x3~0|+...", recipe="short"))
 >>> print(result.summary())
 """
 
@@ -23,11 +23,9 @@ from darts.devices.device import check_device
 from darts.networks.genotype import Genotype
 from darts.networks.network import build_network
 from darts.results.run_folder import RunFolder
-from darts.training.evaluation_config import EvaluationConfig, configure, parse
+from darts.training.evaluation_config import EvaluationConfig, parse
 from darts.training.loop import Loop, StepDone, not_kept
 from darts.training.scratch import Training
-
-__all__ = ["Evaluation", "Report", "configure", "cost", "evaluate", "load_config_data"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def evaluate(
     """Train the architecture from scratch once for each seed and test it.
 
     Args:
-        config: see `configure`.
+        config: see `configure_evaluation`.
         images: an image set to use instead of `config.data.source`.
         report: told the record of each epoch.
         resume: go on from the newest checkpoint in `config.out`.

@@ -103,7 +103,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Settings of each recipe that differ from the defaults, as {"group.name": value}."""
 
 
-def configure(**overrides: Any) -> EvaluationConfig:
+def configure_evaluation(**overrides: Any) -> EvaluationConfig:
     """The whole configuration: defaults, the recipe's settings, overrides.
 
     Args:

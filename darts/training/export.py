@@ -19,7 +19,7 @@ from darts.errors import UserError
 from darts.files import atomic_write
 from darts.networks.network import build_network
 from darts.results.run_folder import RunFolder
-from darts.training.evaluation_config import configure, parse
+from darts.training.evaluation_config import configure_evaluation, parse
 
 FORMATS = {
     ".pt": "dictionary of all that `load_network` needs: genotype, sizes, normalisation, weights",
@@ -73,7 +73,7 @@ def _content(run: Path, seed: int | None) -> dict[str, Any]:
     folder = RunFolder.open(run)
     if "genotype" not in folder.config:
         raise UserError(f"{folder.path} is not the run folder of an evaluation.")
-    config = configure(**folder.config)
+    config = configure_evaluation(**folder.config)
     seed = config.seed if seed is None else seed
     weights = folder.path / f"weights-{seed}.pt"
     if not weights.is_file():

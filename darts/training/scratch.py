@@ -29,7 +29,7 @@ class Training:
     """One training of a network, resumable at any step.
 
     Args:
-        config: see `configure`.
+        config: see `configure_evaluation`.
         images: the data.
         seed: seeds the weights, the batches and drop path.
     """

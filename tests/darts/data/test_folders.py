@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from darts import configure_evaluation
 from darts.data import Folders, ImageSet, held_out_batches, load_data
 from darts.data.folders import FolderBatches
 from darts.errors import UserError
-from darts.training.evaluate import configure, cost, evaluate
+from darts.training.evaluate import cost, evaluate
 from darts.training.scratch import Training
 
 DARTS_V2 = (
@@ -99,7 +100,7 @@ def test_wrong_folders_are_one_sentence(root: Path, tmp_path: Path) -> None:
 
 
 def test_transfer_recipe_is_the_published_one() -> None:
-    config = configure(genotype=DARTS_V2, recipe="imagenet")
+    config = configure_evaluation(genotype=DARTS_V2, recipe="imagenet")
     assert (config.network.channels, config.network.cells, config.network.auxiliary) == (
         48,
         14,
@@ -107,13 +108,17 @@ def test_transfer_recipe_is_the_published_one() -> None:
     )
     assert (config.training.epochs, config.training.label_smoothing) == (250, 0.1)
     with pytest.raises(UserError, match="needs a genotype of the DARTS spaces"):
-        configure(genotype="|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", recipe="imagenet")
+        configure_evaluation(
+            genotype="|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", recipe="imagenet"
+        )
 
 
 def test_transferred_network_has_the_published_size(root: Path) -> None:
     data = Folders(root, workers=0)
     data.classes = 1000
-    parameters, multiply_adds = cost(configure(genotype=DARTS_V2, recipe="imagenet"), data)
+    parameters, multiply_adds = cost(
+        configure_evaluation(genotype=DARTS_V2, recipe="imagenet"), data
+    )
     assert parameters / 1e6 == pytest.approx(4.7, abs=0.05)  # Liu et al., Table 3
     # Convolutions and the classifier. The table has 574 M and does not say what it counts.
     assert multiply_adds / 1e6 == pytest.approx(530, abs=1)
@@ -122,12 +127,12 @@ def test_transferred_network_has_the_published_size(root: Path) -> None:
 def test_cifar_network_has_the_published_size() -> None:
     pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     images = ImageSet("cifar", pixels, torch.tensor([9]), pixels, torch.tensor([9]))
-    parameters, _ = cost(configure(genotype=DARTS_V2, recipe="darts"), images)
+    parameters, _ = cost(configure_evaluation(genotype=DARTS_V2, recipe="darts"), images)
     assert parameters / 1e6 == pytest.approx(3.3, abs=0.06)  # Liu et al., Table 1
 
 
 def test_trains_on_folders_with_the_recipe(root: Path) -> None:
-    config = configure(
+    config = configure_evaluation(
         genotype=DARTS_V2,
         recipe="imagenet",
         data={"root": str(root), "batch_size": 12},
@@ -139,7 +144,7 @@ def test_trains_on_folders_with_the_recipe(root: Path) -> None:
     assert 0 <= result.top1[0] <= result.top5[0] <= 100
     with pytest.raises(UserError, match="cutout=4 is for small images"):
         Training(
-            configure(
+            configure_evaluation(
                 genotype=DARTS_V2,
                 recipe="imagenet",
                 data={"root": str(root), "batch_size": 12, "cutout": 4},

@@ -66,10 +66,9 @@ def test_a_folder_is_searched_and_trained(tmp_path: Path) -> None:
         method="darts-v1", epochs=1, data=data, supernet={"channels": 4, "cells": 1}
     )
     genotype = darts.search(config).genotype
-    from darts.training.evaluate import configure
 
     found = darts.evaluate(
-        configure(
+        darts.configure_evaluation(
             genotype=str(genotype),
             data=data,
             network={"channels": 4, "cells": 1},

@@ -16,7 +16,7 @@ from darts.devices import parallel
 from darts.methods.hessian import largest_eigenvalue
 from darts.networks.normalization import BatchNorm2d
 from darts.recipes import configure
-from darts.training.evaluation_config import configure as configure_evaluation
+from darts.training.evaluation_config import configure_evaluation
 from darts.training.scratch import Training
 from darts.training.search import Search
 

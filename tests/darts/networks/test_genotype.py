@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from darts.networks.genotype import Choice, Genotype, genotype_string
 from darts.spaces import DARTS, NB201, S1, S4, SPACES, Space
-from darts.spaces.nb201 import OPERATIONS
+from darts.spaces.nb201 import CANDIDATES
 
 DARTS_V2 = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), "
@@ -26,7 +26,7 @@ def drawn(space: Space, seed: int) -> dict[str, torch.Tensor]:
     return {n: torch.rand(c.shape, generator=generator) for n, c in space.cells.items()}
 
 
-@given(st.lists(st.sampled_from(OPERATIONS), min_size=6, max_size=6))
+@given(st.lists(st.sampled_from(CANDIDATES), min_size=6, max_size=6))
 def test_nb201_string_round_trip(operations: list[str]) -> None:
     edges = NB201.cells["cell"].edges
     choices = tuple(Choice(o, *edge) for o, edge in zip(operations, edges, strict=True))

@@ -14,7 +14,7 @@ from darts.benchmark.nb201 import RESNET
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
 from darts.results.figures import (
-    OPERATIONS,
+    APPEARANCE,
     draw_cell,
     draw_trajectory,
     draw_weights,
@@ -144,7 +144,7 @@ def test_cell_shows_each_choice_once(genotype: Genotype) -> None:
         arrows = [patch for patch in drawn.patches if isinstance(patch, FancyArrowPatch)]
         to_output = 1 if genotype.skeleton == "darts" else 0
         assert len(arrows) == len(choices) + to_output
-        labels = sorted(OPERATIONS[choice.operation][0] for choice in choices)
+        labels = sorted(APPEARANCE[choice.operation][0] for choice in choices)
         assert sorted(text for text in texts(drawn) if text in labels) == labels
         dashed = [arrow for arrow in arrows if arrow.get_linestyle() not in ("-", "solid")]
         assert len(dashed) == sum(choice.operation == "none" for choice in choices)
@@ -176,7 +176,7 @@ def test_heat_map_shows_beta_over_time() -> None:
 def test_every_operation_of_every_space_has_a_colour() -> None:
     for space in SPACES.values():
         for cell in space.cells.values():
-            assert {name for row in cell.candidates for name in row} <= set(OPERATIONS)
+            assert {name for row in cell.candidates for name in row} <= set(APPEARANCE)
 
 
 def test_failed_drawing_keeps_the_old_picture(tmp_path: Path) -> None:

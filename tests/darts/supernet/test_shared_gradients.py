@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import snsoftmax
-from darts.supernet.mixture import SharedMap, Summand, mixture
+from darts.supernet.mixture import SharedMap, Summand, mix
 
 W = torch.tensor([0.3, 0.7], dtype=torch.float64)
 
@@ -22,7 +22,7 @@ def readers(x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     wide, plain = F.conv2d(x, kernel), x * x
     shared = SharedMap.of(wide), SharedMap.of(plain)
     parts = [[Summand(shared[0], True, 4 * i, 4), Summand(shared[1])] for i in (0, 1)]
-    ours = [mixture(part, W, True) for part in parts]
+    ours = [mix(part, W, True) for part in parts]
     halves = F.conv2d(x, kernel).chunk(2, 1)
     theirs = [W[0] * F.batch_norm(h, None, None, training=True) + W[1] * (x * x) for h in halves]
     return ours, theirs
@@ -69,7 +69,7 @@ def test_the_public_operator_is_what_is_trained(training: bool, x: Tensor) -> No
                 )
             else:
                 parts = Summand(shared[0], True, 4 * i, 4, mean, var), Summand(shared[1])
-                node = mixture(parts, w, training)
+                node = mix(parts, w, training)
             nodes.append(node)
             statistics += [mean, var]
         results.append([*nodes, *statistics, *torch.autograd.grad(both(nodes), (x, w))])
@@ -87,7 +87,7 @@ def test_a_reader_that_leads_nowhere_is_refused(reader: int, x: Tensor) -> None:
 def test_gradients_of_what_needs_no_map_are_none_of_its_business(x: Tensor) -> None:
     w = W.clone().requires_grad_()
     shared = SharedMap.of(x * x)
-    nodes = [mixture([Summand(shared)], w[i : i + 1], True) for i in range(2)]
+    nodes = [mix([Summand(shared)], w[i : i + 1], True) for i in range(2)]
     (found,) = torch.autograd.grad(nodes[0].sum(), w)
     torch.testing.assert_close(found, torch.stack([(x * x).sum(), x.new_zeros(())]))
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from darts import configure_evaluation
 from darts.benchmark.nb201 import RESNET, Table
 from darts.data import ImageSet, load
 from darts.errors import UserError
 from darts.networks.network import TwoInputNetwork
 from darts.training.checkpoint import Stopped
-from darts.training.evaluate import Evaluation, configure, cost, evaluate
+from darts.training.evaluate import Evaluation, cost, evaluate
 from darts.training.evaluation_config import EvaluationConfig, parse
 from darts.training.scratch import Training
 
@@ -48,7 +49,7 @@ def small(**changes: Any) -> EvaluationConfig:
         "training": {"epochs": 2},
         "data": {"batch_size": 32},
     }
-    return configure(**{**settings, **changes})
+    return configure_evaluation(**{**settings, **changes})
 
 
 def without_seconds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -56,15 +57,15 @@ def without_seconds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_recipes_are_the_published_ones() -> None:
-    nb201 = configure(genotype=RESNET, recipe="nb201")
+    nb201 = configure_evaluation(genotype=RESNET, recipe="nb201")
     assert (nb201.network.channels, nb201.network.cells) == (16, 5)
     assert (nb201.training.epochs, nb201.data.batch_size) == (200, 256)
     assert (nb201.training.learning_rate, nb201.training.nesterov) == (0.1, True)
-    darts = configure(genotype=DARTS, recipe="darts")
+    darts = configure_evaluation(genotype=DARTS, recipe="darts")
     assert (darts.network.channels, darts.network.cells, darts.network.auxiliary) == (36, 20, 0.4)
     assert (darts.training.epochs, darts.data.batch_size, darts.data.cutout) == (600, 96, 16)
     assert (darts.network.drop_path, darts.training.learning_rate) == (0.2, 0.025)
-    assert configure(genotype=RESNET, recipe="nb201", seed=3).seed == 3
+    assert configure_evaluation(genotype=RESNET, recipe="nb201", seed=3).seed == 3
 
 
 @pytest.mark.parametrize(
@@ -81,12 +82,14 @@ def test_recipes_are_the_published_ones() -> None:
 )
 def test_wrong_settings_are_one_sentence(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
-        configure(**{"genotype": RESNET, **settings})
+        configure_evaluation(**{"genotype": RESNET, **settings})
     assert "\n" not in str(caught.value)
 
 
 def test_auxiliary_head_refuses_images_that_are_too_small_for_it() -> None:
-    config = configure(genotype=DARTS, network={"channels": 4, "cells": 3, "auxiliary": 0.4})
+    config = configure_evaluation(
+        genotype=DARTS, network={"channels": 4, "cells": 3, "auxiliary": 0.4}
+    )
     with pytest.raises(UserError, match="at least 29x29, those of digits have 16; 0 leaves"):
         Training(config, load("digits"), seed=0)
 
@@ -243,13 +246,13 @@ def test_darts_recipe_trains_head_and_drop_path() -> None:
 
 
 def test_cost_is_the_benchmarks(shared: Path) -> None:
-    config = configure(genotype=RESNET, recipe="nb201")
+    config = configure_evaluation(genotype=RESNET, recipe="nb201")
     zeros = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     images = ImageSet("cifar", zeros, torch.tensor([9]), zeros, torch.tensor([9]))
     parameters, multiply_adds = cost(config, images)
     table = Table.load(shared / "nb201.csv.gz")
     for arch in (RESNET, table.optimum().arch, table.all_skip.arch):
-        parameters, _ = cost(configure(genotype=arch, recipe="nb201"), images)
+        parameters, _ = cost(configure_evaluation(genotype=arch, recipe="nb201"), images)
         assert parameters == table[arch].params
     assert 75e6 < multiply_adds < 85e6
 

@@ -7,19 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from darts import configure_evaluation
 from darts.benchmark.nb201 import RESNET
 from darts.cli import main
 from darts.data import evaluation_batches, load
 from darts.errors import UserError
 from darts.networks.network import build_network
-from darts.training.evaluate import configure, evaluate
+from darts.training.evaluate import evaluate
 from darts.training.export import export, load_network
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "run"
-    config = configure(
+    config = configure_evaluation(
         genotype=RESNET,
         network={"channels": 4},
         training={"epochs": 2},
@@ -82,7 +83,7 @@ def test_a_folder_and_a_file_are_read_anywhere(
 
 def test_the_configuration_holds_the_architecture_not_where_it_lay(tmp_path: Path) -> None:
     (tmp_path / "genotype.txt").write_text(RESNET + "\n")
-    assert configure(genotype=str(tmp_path)).genotype == RESNET
+    assert configure_evaluation(genotype=str(tmp_path)).genotype == RESNET
 
 
 @pytest.mark.slow
