@@ -1,0 +1,49 @@
+"""Time the depthwise convolution against PyTorch's.
+
+    python -m bench.depthwise [--device cpu|cuda] [--runs N] [--json PATH]
+
+At the shapes of a search of the DARTS space (C=16, batch 64): the four depthwise convolutions of
+its candidates in a normal cell, and those of stride 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from bench.maps import Case, draw, main
+from snsoftmax import reference
+from snsoftmax.depthwise import depthwise
+
+BATCH = 64
+SHAPES = [(16, 32), (32, 16), (64, 8)]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    """Every kind in every dtype; the smaller maps in float32 with a 3x3 kernel only."""
+    for name, dtype in DTYPES.items():
+        for kernel in (3, 5):
+            for stride, dilation in ((1, 1), (1, 2), (2, 1)):
+                for channels, size in SHAPES[: 3 if kernel == 3 and name == "float32" else 1]:
+                    x = draw(BATCH, channels, size, size, dtype=dtype, device=device)
+                    shape = channels, 1, kernel, kernel
+                    weight = draw(*shape, dtype=torch.float32, device=device)
+                    arguments = x, weight, stride, dilation
+
+                    def ours(a: tuple[Tensor, Tensor, int, int] = arguments) -> Sequence[Tensor]:
+                        return [depthwise(*a)]
+
+                    def theirs(a: tuple[Tensor, Tensor, int, int] = arguments) -> Sequence[Tensor]:
+                        x, weight, *rest = a
+                        return [reference.depthwise(x, weight.to(x.dtype), *rest)]
+
+                    case = f"{kernel}x{kernel}, stride {stride}, dilation {dilation}, "
+                    case += f"{channels}@{size}x{size}"
+                    yield Case(case, name, [x, weight], ours, theirs)
+
+
+if __name__ == "__main__":
+    main("depthwise", __doc__, cases)
