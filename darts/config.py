@@ -73,7 +73,9 @@ class SupernetConfig:
     channels: int = setting(16, "channels of the first cell", at_least=1)
     cells: int = setting(5, "cells a stage (nb201), or in all (the other spaces)", at_least=1)
     precision: Literal["float32", "bfloat16"] = setting("float32", "arithmetic of the feature maps")
-    zero_skip: bool = setting(True, "leave out operations whose weight is lost in rounding")
+    zero_skip: bool = setting(
+        True, "on the CPU, leave out operations whose weight is lost in rounding"
+    )
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
     python -m bench.parity PEERS
 
 PEERS is a folder with checkouts under their repository names (those that are absent are skipped and
-named): AutoDL-Projects, PCDEDD, DrNAS, gaea_release, PC-DARTS, SmoothDARTS, Beta-DARTS, sgas,
-FairDARTS, DARTS-, RobustDARTS. Each line says what was compared on the same α, seed and weights,
-and the largest absolute difference. Nothing needs a GPU: `.cuda()` is made to do nothing.
+named): AutoDL-Projects, PCDEDD, DrNAS, gaea_release, PC-DARTS, SmoothDARTS, Beta-DARTS, darts-pt,
+sgas, FairDARTS, DARTS-, RobustDARTS. Each line says what was compared on the same α, seed and
+weights, and the largest absolute difference. Nothing needs a GPU: `.cuda()` is made to do nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import bench.parity.loops_bench
 import bench.parity.loops_darts
+import bench.parity.loops_family
 import bench.parity.loops_nb201
 import bench.parity.networks
 import bench.parity.rules  # noqa: F401  and these

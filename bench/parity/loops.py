@@ -96,7 +96,7 @@ def search_like(
 ) -> Search:
     """A search whose network has `theirs`, named by parts of a conventional network's names."""
     search = Search(
-        configure(epochs=EPOCHS, data={"source": "digits", "batch_size": 8}, **settings),
+        configure(**{"epochs": EPOCHS, "data": {"source": "digits", "batch_size": 8}} | settings),
         images=load("digits"),
     )
     views = {n: v for n, v in search.net.conventional_views().items() if "running" not in n}
@@ -104,7 +104,7 @@ def search_like(
     with torch.no_grad():
         for name, tensor in zip(names, theirs, strict=True):
             views[name].copy_(tensor)
-        for a, b in zip(search.method.logits.values(), alphas, strict=True):
+        for a, b in zip(search.method.parameters(), alphas, strict=True):
             a.copy_(b)
     search.net.train()
     return search

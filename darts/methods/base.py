@@ -248,10 +248,13 @@ class Method:
     def end_epoch(self, trainer: Trainer) -> None:
         """Decide something after an epoch; `self.finished = True` ends the search."""
 
-    def learning_rate(self, time: float) -> float:
-        """Learning rate of ω after `time` epochs: a cosine over the configured epochs."""
+    def learning_rate(self, epoch: float) -> float:
+        """Learning rate of ω in `epoch` (from 0): a cosine over the configured epochs.
+
+        It is the same in all steps of an epoch, as in the released loops, AutoDL-Projects' too.
+        """
         w = self.config.weights
-        done = min(time / self.config.epochs, 1.0)
+        done = min(epoch / self.config.epochs, 1.0)
         swing = (1 + math.cos(math.pi * done)) / 2
         return w.final_learning_rate + (w.learning_rate - w.final_learning_rate) * swing
 

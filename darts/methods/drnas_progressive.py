@@ -5,7 +5,7 @@ Chen, Wang, Cheng, Tang, Hsieh, ICLR 2021 (section 3.4). Read beside xiangning-c
 channels goes through the operations, K = 4 then 2 on nb201, 6 then 4 on the DARTS spaces; at half
 of the epochs each edge keeps the operations with the largest α (3 of 5, and 4), the others' α
 become 0 and never return, and additional channels copy random old ones, momentum included. α rests
-for 10 epochs.
+for the first 10 epochs of either stage.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ class ProgressiveDrNAS(DrNAS):
                 self.masks[cell].zero_().scatter_(-1, best, 1.0)
                 with torch.no_grad():
                     alpha.mul_(self.masks[cell])
+
+    @property
+    def alpha_moves(self) -> bool:
+        """Not in the first epochs of either stage."""
+        return self.epoch - self.stage * (self.config.epochs // 2) >= self.config.arch.warmup
 
     def open(self, cell: str, mass: Tensor) -> Tensor:
         """Nothing on pruned operations."""

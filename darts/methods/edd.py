@@ -111,28 +111,6 @@ class EDD(EntropyDecay):
         return super().published(space) | {"recipe": "edd"}
 
 
-@register("edd-reference-code", "EDD-DARTS as its authors' NAS-Bench-201 script runs it")
-class EDDReferenceCode(EDD):
-    """The loop of DARTS-V1-10.py and -100.py (chaoji90/PCDEDD), which as released are one.
-
-    Plain softmax (the smooth term is commented out in both), λ = 0.04 on the sum of the edges'
-    entropies, ω clipped by the norm of ω's and α's gradients together, the smaller last batch of an
-    epoch, and images of arch steps drawn with replacement.
-    """
-
-    @classmethod
-    def published(cls, space: Space) -> dict[str, Any]:
-        """The script's values."""
-        return super().published(space) | {
-            "options.smooth_temperature": 0.0,
-            "options.lam": 0.04,
-            "options.entropy": "sum",
-            "options.joint_clip": True,
-            "data.keep_last": True,
-            "data.replacement": True,
-        }
-
-
 @register("edd-clip", "EDD-DARTS with the gradient of α clipped")
 class EDDClip(EDD):
     """Table 1's last row; the paper gives no norm, 5 is the one it clips ω with."""

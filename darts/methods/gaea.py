@@ -2,9 +2,9 @@
 
 Li, Khodak, Balcan, Talwalkar: Geometry-Aware Gradient Algorithms for Neural Architecture Search,
 ICLR 2021 (Eq. 6). Read beside liamcli/gaea_release (cnn/architect/architect_edarts.py): β starts
-uniform, learning rate 0.1, entries kept above 1e-5, no penalty, the arch step first; 25 epochs and
-weight decay 3e-4 without Nesterov on nb201. The released configuration has 24 first channels where
-NAS-Bench-201 has 16, which is kept here.
+uniform, learning rate 0.1, entries kept above 1e-5, no penalty, the arch step first; 25 epochs of
+ω's schedule for 50, and weight decay 3e-4 without Nesterov on nb201. The released configuration has
+24 first channels where NAS-Bench-201 has 16, which is kept here.
 
 GAEA-ERM learns ω and β from all training images without a split, each from batches of its own, as
 the code does; GAEA-Bilevel from the two halves. Without `none`: `--space nb201-without-none`.
@@ -69,6 +69,10 @@ class GAEABilevel(ExponentiatedGradient):
         length = {"epochs": 25} if space.stacked else {}
         weights = {"weights.weight_decay": 3e-4, "weights.nesterov": False}
         return super().published(space) | weights | length
+
+    def learning_rate(self, epoch: float) -> float:
+        """On nb201 half of a cosine: the released command stops a schedule of 50 epochs at 25."""
+        return super().learning_rate(epoch / 2 if self.space.stacked else epoch)
 
 
 @register("gaea-erm", "exponentiated gradient on β, one level: all images for both")

@@ -103,11 +103,11 @@ class PerturbationSelection(Perturbation):
         """The search, then the tuning."""
         return self.config.epochs + self.options.interval * (self.needed - 1)
 
-    def learning_rate(self, time: float) -> float:
+    def learning_rate(self, epoch: float) -> float:
         """A tenth of the first rate while tuning."""
-        if time >= self.config.epochs:
+        if epoch >= self.config.epochs:
             return self.config.weights.learning_rate / 10
-        return super().learning_rate(time)
+        return super().learning_rate(epoch)
 
     def end_epoch(self, trainer: Trainer) -> None:
         """Decide where a decision is due."""

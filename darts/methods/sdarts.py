@@ -72,7 +72,11 @@ class SDARTSRS(Perturbed):
 
 @register("sdarts-adv", "DARTS whose weights learn under adversarial perturbation of β")
 class SDARTSADV(Perturbed):
-    """Adversarial training."""
+    """Adversarial training.
+
+    Every operation is computed in the weight step, also where the attack has made its β 0: the
+    next attack normalises by running statistics, which stand still in what is left out.
+    """
 
     @dataclass(frozen=True)
     class Options(Perturbed.Options):
@@ -81,6 +85,11 @@ class SDARTSADV(Perturbed):
         steps: int = setting(7, "sign steps of the attack", at_least=1)
 
     options: Options
+
+    @classmethod
+    def published(cls, space: Space) -> dict[str, Any]:
+        """The released search."""
+        return super().published(space) | {"supernet.zero_skip": False}
 
     def training_weights(self, step: Step) -> Weights:
         """The worst point found in the ball around β."""

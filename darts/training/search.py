@@ -213,9 +213,9 @@ class Search:
         self.method.prepare(self.net)
         self.net.train()
         run_step = self.captured_step() if self.method.captured else self.step
+        rate = self.method.learning_rate(self.epoch)
+        set_learning_rate(self.optimizer, rate, self.config.device)
         for step, (weight_batch, arch_batch) in enumerate(self.batches.epoch(), start=done + 1):
-            rate = self.method.learning_rate(self.epoch + (step - 1) / steps)
-            set_learning_rate(self.optimizer, rate, self.config.device)
             self.losses.append(run_step(weight_batch, arch_batch))
             for callback in self.callbacks:
                 callback.stepped(self, step, steps)

@@ -53,7 +53,7 @@ def test_pt_decides_every_edge_and_tunes_in_between() -> None:
     assert count == [6, 6, 6, 5, 5, 5, 4, 4, 4, 3, 3, 3, 2, 2, 2, 1, 1, 1, 0]
     assert method.fixed["cell"] == values.argmax(-1).tolist()
     assert torch.equal(method.weights()["cell"], one_hot(values.argmax(-1), values))
-    assert method.learning_rate(4.5) == pytest.approx(0.0025)
+    assert method.learning_rate(5) == pytest.approx(0.0025)
     assert not method.alpha_moves
 
 

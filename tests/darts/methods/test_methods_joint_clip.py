@@ -138,5 +138,7 @@ def test_the_released_script_by_name() -> None:
         "lam": 0.04,
         "entropy": "sum",
         "joint_clip": True,
+        "twice": False,
+        "decimals": 0,
     }
     assert (config.data.batch_size, config.weights.clip) == (256, 5.0)

@@ -127,6 +127,15 @@ def test_progressive_drnas_prunes_for_good_and_widens_half_way(batch: Pair) -> N
     assert torch.equal(method.scores()["cell"] > 0, mask > 0)
 
 
+def test_progressive_drnas_rests_alpha_at_the_start_of_both_stages() -> None:
+    method = make("drnas-progressive", epochs=40, arch={"warmup": 10})
+    moves = []
+    for epoch in range(40):
+        method.begin_epoch(epoch)
+        moves.append(method.alpha_moves)
+    assert moves == 2 * ([False] * 10 + [True] * 10)
+
+
 def test_widening_copies_channels_and_keeps_the_rest() -> None:
     space = get_space("nb201")
     old, new = (build_supernet(space, channels=8, cells=1, classes=10, partial=k) for k in (4, 2))

@@ -281,3 +281,42 @@ def test_second_order_gradient_is_the_exact_unrolled_one(
     monkeypatch.setattr("darts.supernet.step.FINITE_DIFFERENCE", 1e-5)
     (finite,) = method.arch_gradients(step)
     torch.testing.assert_close(finite, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_gaea_stops_half_way_through_its_cosine_on_nb201() -> None:
+    method = make("gaea-bilevel")
+    assert method.epochs == 25
+    assert method.learning_rate(0) == pytest.approx(0.025)
+    assert method.learning_rate(25) == pytest.approx(0.013)
+    elsewhere = make("gaea-bilevel", space="darts", epochs=50)
+    assert elsewhere.learning_rate(25) == pytest.approx(0.013)
+
+
+def test_sdarts_adv_keeps_running_statistics_of_operations_without_weight() -> None:
+    """The next attack normalises by them, so no operation may be left out."""
+    search = Search(
+        configure(
+            method="sdarts-adv",
+            options={"epsilon": 3.0, "steps": 1},
+            epochs=1,
+            data={"batch_size": 8},
+            supernet={"channels": 4, "cells": 1},
+        ),
+        images=load("digits"),
+    )
+    search.method.begin_epoch(0)
+    search.method.epoch = 1  # the largest radius
+    used: list[Tensor] = []
+    attacked = search.method.training_weights
+
+    def watched(step: Any) -> Any:
+        used.extend(attacked(step).values())
+        return {"cell": used[-1]}
+
+    search.method.training_weights = watched  # type: ignore[method-assign]
+    search.net.train()
+    search.step(*next(iter(search.batches.epoch())))
+    assert (used[0] == 0).any()
+    means = [v for n, v in search.net.conventional_views().items() if "running_mean" in n]
+    assert len(means) > 30
+    assert all((mean != 0).all() for mean in means)

@@ -116,8 +116,23 @@ def test_alpha_rests_in_its_warmup(images: ImageSet) -> None:
 
 def test_the_learning_rate_is_a_cosine(images: ImageSet) -> None:
     run = Search(tiny(method="darts-v1", epochs=4), images=images)
-    rates = [run.method.learning_rate(time) for time in (0, 2, 4, 5)]
+    rates = [run.method.learning_rate(epoch) for epoch in (0, 2, 4, 5)]
     assert rates == pytest.approx([0.025, 0.013, 0.001, 0.001])
+
+
+def test_the_learning_rate_is_the_same_in_all_steps_of_an_epoch(images: ImageSet) -> None:
+    rates: list[float] = []
+
+    class Watch(Callback):
+        def stepped(self, search: Search, step: int, steps: int) -> None:
+            rates.append(float(search.optimizer.param_groups[0]["lr"]))
+
+    config = tiny(method="darts-v1", epochs=2, data={"batch_size": 128})
+    run = Search(config, images=images, callbacks=[Watch()])
+    steps = run.batches.steps
+    assert steps > 1
+    run.run()
+    assert rates == pytest.approx([0.025] * steps + [0.013] * steps)
 
 
 def test_a_loss_that_is_no_number_is_reported(images: ImageSet) -> None:
