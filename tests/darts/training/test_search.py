@@ -127,7 +127,7 @@ def test_the_learning_rate_is_the_same_in_all_steps_of_an_epoch(images: ImageSet
         def stepped(self, search: Search, step: int, steps: int) -> None:
             rates.append(float(search.optimizer.param_groups[0]["lr"]))
 
-    config = tiny(method="darts-v1", epochs=2, data={"batch_size": 128})
+    config = tiny(method="darts-v1", epochs=2, data={"batch_size": 32})
     run = Search(config, images=images, callbacks=[Watch()])
     steps = run.batches.steps
     assert steps > 1
