@@ -23,7 +23,7 @@ from torch.distributions import Dirichlet
 from bench.parity.epochs import METERS, Queue, Together, compare, cosine, report, train_function
 from bench.parity.harness import against, double_precision, importing
 from bench.parity.loops import SILENT, Meter, search_like
-from bench.parity.loops_family import required, same_draws
+from bench.parity.loops_family import same_draws
 from bench.parity.networks import old_inplace_signature
 from darts import Search, get_space
 
@@ -115,7 +115,7 @@ def beta_darts(peers: Path) -> Rows:
 
 def of_smooth(peers: Path, method: str, attack: str, **settings: Any) -> Rows:
     """The loop that SmoothDARTS and its descendants have."""
-    with double_precision(), importing(peers), old_inplace_signature(), required():
+    with double_precision(), importing(peers), old_inplace_signature():
         network = importlib.import_module("nasbench201.model").Network
         architects = importlib.import_module("optimizers.darts.architect")
         attacker = importlib.import_module("attacker.perturb")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -121,7 +120,7 @@ def smooth(
     """sota/cnn/train_search.py of SmoothDARTS, on S1 and on the DARTS space without none."""
     args = ARGS | {"learning_rate_min": 0.001, "epsilon_alpha": 0.3}
     script = train_function(peers / "sota/cnn/train_search.py", args=SimpleNamespace(**args))
-    with double_precision(), importing(peers), old_inplace_signature(), required():
+    with double_precision(), importing(peers), old_inplace_signature():
         network = importlib.import_module("sota.cnn.model_search").Network
         spaces = importlib.import_module("sota.cnn.spaces").spaces_dict
         architects = importlib.import_module("optimizers.darts.architect")
@@ -161,17 +160,6 @@ def sdarts_rs(peers: Path) -> Iterator[tuple[str, float]]:
 def sdarts_adv(peers: Path) -> Iterator[tuple[str, float]]:
     """The attack."""
     yield from smooth(peers, "train_search.py pgd_linf", "sdarts-adv", "Linf_PGD_alpha")
-
-
-@contextmanager
-def required() -> Iterator[None]:
-    """Bring back a name of old PyTorch."""
-    module: Any = importlib.import_module("torch.optim.optimizer")
-    module.required = object()
-    try:
-        yield
-    finally:
-        del module.required
 
 
 @against("DARTS-", "darts-minus loop")

@@ -74,11 +74,13 @@ class Trainer(Protocol):
 
     net: Supernet
 
-    def evaluate(self, weights: Weights, *, images: int | None = None) -> tuple[float, float]:
+    def evaluate(
+        self, weights: Weights, *, images: int | None = None, running_statistics: bool = False
+    ) -> tuple[float, float]:
         """Mean loss and accuracy in percent of the supernet with β = weights on the arch half.
 
         `images` takes only so many, the first ones, in whole batches. Images are not augmented;
-        batch statistics normalise, and running ones do not change.
+        batch statistics normalise, or the running ones if asked for, which do not change.
         """
         ...
 
@@ -267,6 +269,10 @@ class Method:
         """What the strongest operation (and edge) is selected by (Eq. 2)."""
         with torch.no_grad():
             return self.probabilities()
+
+    def discretised(self) -> Weights | None:
+        """β that the supernet is tested with after each epoch, by running statistics; none here."""
+        return None
 
     def select(self, trainer: Trainer) -> Genotype:
         """The architecture found, after the last epoch."""

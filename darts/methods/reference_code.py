@@ -7,6 +7,7 @@ scripts do and the text does not say:
   the norm of ω's and α's gradients together; the smaller last batch of an epoch is kept; images of
   arch steps are drawn with replacement. EDD's two scripts are one as released: plain softmax, since
   the smooth term is commented out in both, and λ = 0.04 on the sum of the edges' entropies.
+- Everywhere the supernet is tested after each epoch at t = 1e-4, by running statistics (Fig. 4B).
 - DARTS space (PCDEDD-DARTS/train_search_pl.py, train_search_cyc.py): as `edd` and `pcd`, which
   follow them.
 - S1 to S4 (SmoothDARTS/sota/pcdedd, the same names): the weight step mixes with
@@ -62,6 +63,11 @@ class Released(Tempered):
         with torch.no_grad():
             once = {cell: sn_softmax(a, 1.0, scale=None) for cell, a in self.logits.items()}
             return {cell: self.normalize(cell, beta) for cell, beta in once.items()}
+
+    def discretised(self) -> Weights:
+        """softmax(α/t) at t = 1e-4 (Fig. 4B)."""
+        with torch.no_grad():
+            return {c: sn_softmax(a, 1e-4, scale=None) for c, a in self.logits.items()}
 
     def scores(self) -> Weights:
         """β, rounded where asked for; of equal operations of an edge the last is ahead."""

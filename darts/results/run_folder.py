@@ -41,7 +41,11 @@ class EpochRecord(TypedDict, total=False):
     arch_accuracy: float
     """Of the supernet on the half for the architecture, in percent."""
     discrete_accuracy: float
-    """Of the derived architecture, pruned out of the supernet, on the same half (Fig. 4B)."""
+    """Of the derived architecture, pruned out of the supernet, on the same half (Fig. 4B), by batch
+    statistics."""
+    running_accuracy: float
+    """Of the supernet at t = 1e-4, on the same half, by running statistics, as EDD's released loop
+    draws Fig. 4B; methods that follow that loop have it."""
     seconds: float
     cpu_seconds: float
     """Processor time of all threads since the epoch began or was resumed."""

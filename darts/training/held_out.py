@@ -67,7 +67,11 @@ class HeldOut:
 
     @torch.no_grad()
     def evaluate(
-        self, net: Supernet, weights: Weights, images: int | None = None
+        self,
+        net: Supernet,
+        weights: Weights,
+        images: int | None = None,
+        running_statistics: bool = False,
     ) -> tuple[float, float]:
         """See `darts.methods.base.Trainer.evaluate`.
 
@@ -77,6 +81,8 @@ class HeldOut:
         rank, world = parallel.rank(), parallel.world()
         kept = {name: buffer.clone() for name, buffer in net.named_buffers()}
         drop_path, net.drop_path = net.drop_path, 0.0
+        training = net.training
+        net.train(not running_statistics)
         live = live_operations(weights)
         sums = torch.zeros(3, device=self.device)
         batches = evaluation_batches(
@@ -95,6 +101,7 @@ class HeldOut:
         for name, buffer in net.named_buffers():
             buffer.copy_(kept[name])
         net.drop_path = drop_path
+        net.train(training)
         loss, correct, seen = parallel.total(sums)
         mean, share = torch.stack([loss, correct]).div(seen).tolist()
         return mean, 100 * share

@@ -300,9 +300,11 @@ class Search:
         """Loss of the supernet on the first batch of the arch half, unaugmented."""
         return self.held_out.loss(self.net, weights)
 
-    def evaluate(self, weights: Weights, *, images: int | None = None) -> tuple[float, float]:
+    def evaluate(
+        self, weights: Weights, *, images: int | None = None, running_statistics: bool = False
+    ) -> tuple[float, float]:
         """See `darts.methods.base.Trainer`."""
-        return self.held_out.evaluate(self.net, weights, images)
+        return self.held_out.evaluate(self.net, weights, images, running_statistics)
 
     def record(self, losses: Tensor) -> dict[str, Any]:
         """What the log says of the epoch; `losses` [steps, 4] as from `step`."""
@@ -327,6 +329,8 @@ class Search:
         if not math.isnan(arch_loss):
             record |= {"arch_loss": arch_loss, "arch_accuracy": 100 * arch_correct / size}
             record["gradient_norms"] = self.method.gradient_norms()
+        if (beta := self.method.discretised()) is not None:
+            record["running_accuracy"] = self.evaluate(beta, running_statistics=True)[1]
         if self.table:
             record["nb201"] = self.table[genotype].test
         return record

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from darts import get_space
+from darts.data import load, search_split
 from darts.recipes import configure
+from darts.training.search import Search
 from tests.darts.methods.method_helpers import make, ranked, set_logits
 
 NAMES = ("edd-reference-code", "pcd-reference-code")
@@ -64,3 +66,35 @@ def test_architectures_are_read_from_three_decimals() -> None:
     assert (
         get_space("s3").derive(method.probabilities()).cell("normal")[0].operation == "skip_connect"
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figure_4b_as_the_released_loop_measures_it(name: str) -> None:
+    """The record is the accuracy of softmax(α/1e-4) in evaluation mode, on the arch half."""
+    settings: dict[str, Any] = {
+        "epochs": 1,
+        "data": {"batch_size": 128},
+        "supernet": {"channels": 4, "cells": 1},
+    }
+    search = Search(configure(method=name, **settings), images=load("digits"))
+    record = search.run_epoch()
+    beta = {"cell": torch.softmax(search.method.logits["cell"].detach() / 1e-4, -1)}
+    half = search_split(search.images, None)[1]
+    images, labels = search.images.train_images[half], search.images.train_labels[half]
+    search.net.eval()
+    correct = 0
+    with torch.no_grad():
+        mean, deviation = search.images.normalization()
+        scaled = (images.float() / 255 - mean[:, None, None]) / deviation[:, None, None]
+        correct = int((search.net(scaled, beta).argmax(1) == labels).sum())
+    assert record["running_accuracy"] == pytest.approx(100 * correct / len(labels), abs=0.3)
+    search.net.train()
+    by_batch, by_running = search.evaluate(beta), search.evaluate(beta, running_statistics=True)
+    assert search.net.training
+    for name_, buffer in search.net.named_buffers():
+        if "mean" in name_:
+            buffer.add_(1)
+    assert search.evaluate(beta) == by_batch
+    assert search.evaluate(beta, running_statistics=True)[0] != by_running[0]
+    plain = Search(configure(method=name.split("-")[0], **settings), images=load("digits"))
+    assert "running_accuracy" not in plain.run_epoch()
