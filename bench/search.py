@@ -54,7 +54,7 @@ class Alternating(Callback):
         seconds = time.perf_counter() - self.begun - sum(self.peer_times)
         start = time.perf_counter()
         self.peer.validation()
-        batches = len(search.held_out.images.test_labels) / VALIDATION_BATCH
+        batches = len(search.held_out.images) / VALIDATION_BATCH
         validation = (time.perf_counter() - start) * batches
         theirs = statistics.median(self.peer_times) * search.batches.steps + validation
         entropy = record["entropy"]

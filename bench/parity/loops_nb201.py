@@ -17,13 +17,13 @@ from bench.parity.loops import SILENT, Meter, read, report, search_like, walk
 from darts import get_space
 from darts.data import Batch
 
-LIVE = {
+LIVE: dict[str, tuple[str, dict[str, Any]]] = {
     "as released": ("", {"smooth_temperature": 1}),
     "softmax": ("", {"smooth_temperature": 0}),
     "st = 1": ("#alphas_smooth=torch.nn.functional.softmax(network.module.arch_parameters,dim=-1)",
                {"smooth_temperature": 1}),
     "s = 100": ("#alphas_smooth=torch.nn.functional.softmax(network.module.arch_parameters/"
-                "(softmax_temp*100),dim=-1)", {"scale": 100}),
+                "(softmax_temp*100),dim=-1)", {"scale": 100, "smooth_temperature": None}),
 }  # fmt: skip
 """Variant → the line of the script that is commented out in the release, the options here."""
 

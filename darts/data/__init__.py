@@ -11,6 +11,7 @@ from darts.data.batches import (
     Batch,
     Batches,
     SearchBatches,
+    Unaugmented,
     evaluation_batches,
     search_split,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Folders",
     "ImageSet",
     "SearchBatches",
+    "Unaugmented",
     "evaluation_batches",
     "from_datasets",
     "held_out_batches",

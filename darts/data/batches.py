@@ -342,6 +342,36 @@ class SearchBatches:
         self.arch.load_state_dict(state["arch"])
 
 
+class Unaugmented:
+    """Some images as they are, in order; they lie on the device as bytes.
+
+    Args:
+        images: the set, whose statistics normalise.
+        pixels: uint8 [n, C, H, W].
+        labels: int64 [n].
+        device: where the images live and batches are made.
+    """
+
+    def __init__(
+        self, images: ImageSet, pixels: Tensor, labels: Tensor, device: torch.device | str = "cpu"
+    ) -> None:
+        self._pixels, self._labels = _pad(pixels, 0).to(device), labels.to(device)
+        self._scale, self._shift = _affine(images, torch.device(device))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Give each image once; the last batch may be smaller.
+
+        With several processes, each gives every `world`-th batch from `rank`.
+        """
+        for first in range(rank * batch_size, len(self._labels), world * batch_size):
+            chosen = slice(first, first + batch_size)
+            scaled = torch.addcmul(self._shift, self._pixels[chosen], self._scale)
+            yield Batch(scaled.permute(0, 3, 1, 2), self._labels[chosen])
+
+
 def evaluation_batches(
     images: ImageSet,
     *,
@@ -350,15 +380,9 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Batch]:
-    """Give the test images once, in order and unaugmented; the last batch may be smaller.
-
-    With several processes, each gives every `world`-th batch from `rank`.
-    """
-    scale, shift = _affine(images, torch.device(device))
-    for first in range(rank * batch_size, len(images.test_images), world * batch_size):
-        picked = _pad(images.test_images[first : first + batch_size], 0).to(device)
-        labels = images.test_labels[first : first + batch_size].to(device)
-        yield Batch(torch.addcmul(shift, picked, scale).permute(0, 3, 1, 2), labels)
+    """Give the test images; see `Unaugmented.batches`."""
+    held = Unaugmented(images, images.test_images, images.test_labels, device)
+    return held.batches(batch_size, rank=rank, world=world)
 
 
 def _pad(images: Tensor, padding: int) -> Tensor:

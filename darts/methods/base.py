@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
@@ -102,6 +102,10 @@ class Method:
     """Whether all steps of an epoch run the same kernels with the same numbers given by the host,
     and read nothing back: then they are one CUDA graph. The learning rate of ω and the temperature
     may change, which lie on the device."""
+    steady: ClassVar[bool] = False
+    """Whether one recorded step serves all epochs until `switches` change: every number that
+    changes between epochs lies in a tensor that keeps its place. Not inherited, since a subclass
+    may add what does not; False records anew in each epoch, which is always right."""
     kept: ClassVar[tuple[str, ...]] = ("epoch", "finished", "temperature")
     """Attributes that a checkpoint stores, besides α, its optimiser and the generator."""
 
@@ -135,6 +139,14 @@ class Method:
     def captured(self) -> bool:
         """Whether the method's steps are CUDA graphs here."""
         return self.capturable and captures(self.device)
+
+    def switches(self) -> tuple[Hashable, ...]:
+        """What the host decides on anew in an epoch, of all that a step does."""
+        return self.alpha_moves, self.optimizer
+
+    def recorded_for(self) -> Hashable:
+        """A step that was recorded for another value of it must be recorded anew."""
+        return self.switches() if vars(type(self)).get("steady") else self.epoch
 
     # ------------------------------------------------------------------ weights
 

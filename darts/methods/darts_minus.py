@@ -20,6 +20,8 @@ from darts.supernet import Supernet
 class DARTSMinus(Method):
     """Adds to the supernet."""
 
+    steady = True
+
     def supernet_options(self) -> dict[str, Any]:
         """Every edge has the auxiliary skip connection."""
         return super().supernet_options() | {"auxiliary_skip": True}

@@ -12,3 +12,5 @@ from darts.methods.base import Method, register
 @register("darts-v1", "DARTS, first order")
 class DARTSV1(Method):
     """Every seam as in the base class."""
+
+    steady = True

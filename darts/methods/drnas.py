@@ -28,6 +28,8 @@ from darts.spaces import Space
 class DrNAS(Method):
     """Replaces softmax by a Dirichlet distribution."""
 
+    steady = True
+
     @dataclass(frozen=True)
     class Options(Method.Options):
         """DrNAS's penalty."""

@@ -105,6 +105,8 @@ class EntropyDecay(Tempered):
 class EDD(EntropyDecay):
     """DARTS with the schedule, trained by its own recipe."""
 
+    steady = True
+
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:
         """The recipe of the released code."""
@@ -114,6 +116,8 @@ class EDD(EntropyDecay):
 @register("edd-clip", "EDD-DARTS with the gradient of α clipped")
 class EDDClip(EDD):
     """Table 1's last row; the paper gives no norm, 5 is the one it clips ω with."""
+
+    steady = True
 
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from darts.spaces import Space
 class EDDPC(EntropyDecay, PartialChannels):
     """Both parts."""
 
+    steady = True
+
     @dataclass(frozen=True)
     class Options(EntropyDecay.Options, PartialChannels.Options):
         """Settings of both parts."""

@@ -20,6 +20,8 @@ from snsoftmax import sn_softmax
 class EDDStable(EDD):
     """EDD with another gradient of the same β."""
 
+    steady = True
+
     def normalize(self, cell: str, logits: Tensor) -> Tensor:
         """softmax(α/t), with the gradient J_t g + J_st g."""
         sharp = sn_softmax(logits, self.temperature, scale=None)

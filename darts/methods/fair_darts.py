@@ -24,6 +24,8 @@ from darts.spaces import Space
 class FairDARTS(Method):
     """Replaces softmax, and adds a penalty."""
 
+    steady = True
+
     @dataclass(frozen=True)
     class Options(Method.Options):
         """The penalty's weight."""

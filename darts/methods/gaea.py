@@ -63,6 +63,8 @@ class ExponentiatedGradient(Method):
 class GAEABilevel(ExponentiatedGradient):
     """GAEA on DARTS's mixture."""
 
+    steady = True
+
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:
         """The released configuration."""
@@ -78,5 +80,7 @@ class GAEABilevel(ExponentiatedGradient):
 @register("gaea-erm", "exponentiated gradient on β, one level: all images for both")
 class GAEAERM(GAEABilevel):
     """GAEA without a split."""
+
+    steady = True
 
     single_level = True

@@ -18,6 +18,8 @@ from darts.spaces import Space
 class GAEAPC(ExponentiatedGradient, PartialChannels):
     """Both parts; the rate of β is GAEA's, the α-free warm-up is left out as in its code."""
 
+    steady = True
+
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:
         """The released configuration."""

@@ -28,6 +28,8 @@ from darts.spaces import Space
 class GibbsNAS(Method):
     """Replaces the update of α and what is selected by."""
 
+    steady = True
+
     single_level = True
     kept: ClassVar[tuple[str, ...]] = ("collected", "means")
 

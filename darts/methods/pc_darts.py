@@ -87,3 +87,5 @@ class PartialChannels(Method):
 @register("pc-darts", "partial channels and edge normalisation")
 class PCDARTS(PartialChannels):
     """DARTS with partial channels."""
+
+    steady = True

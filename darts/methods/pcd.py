@@ -36,6 +36,8 @@ class Cyclic(Tempered):
 class PCD(Cyclic):
     """A static ETS in cycles."""
 
+    steady = True
+
     @dataclass(frozen=True)
     class Options(Cyclic.Options):
         """PCD's schedule."""
@@ -53,6 +55,8 @@ class PCD(Cyclic):
 @register("lpcd", "DARTS under a cyclic linear temperature schedule")
 class LPCD(Cyclic):
     """A static LTS in cycles."""
+
+    steady = True
 
     @dataclass(frozen=True)
     class Options(Cyclic.Options):

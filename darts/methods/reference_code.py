@@ -84,6 +84,8 @@ class Released(Tempered):
 class EDDReferenceCode(Released, EDD):
     """EDD with what the scripts do besides."""
 
+    steady = True
+
     @dataclass(frozen=True)
     class Options(Released.Options, EDD.Options):
         """Settings of both parts."""
@@ -104,6 +106,8 @@ class EDDReferenceCode(Released, EDD):
 @register("pcd-reference-code", "PCD-DARTS as its authors' scripts run it")
 class PCDReferenceCode(Released, PCD):
     """PCD with what the scripts do besides."""
+
+    steady = True
 
     @dataclass(frozen=True)
     class Options(Released.Options, PCD.Options):

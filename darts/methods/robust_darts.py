@@ -31,6 +31,8 @@ from darts.supernet import Supernet
 class DARTSES(Method):
     """Watches the curvature of the validation loss."""
 
+    steady = True
+
     kept: ClassVar[tuple[str, ...]] = ("eigenvalues", "snapshots")
 
     @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class RDARTSDP(Method):
 @register("r-darts-l2", "DARTS with more weight decay on ω")
 class RDARTSL2(Method):
     """A matter of the recipe alone."""
+
+    steady = True
 
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def sparse_group_proximal(row: Tensor, lasso: float, group: float) -> Tensor:
 class SparseNAS(Method):
     """Replaces softmax, and follows each update by a proximal step."""
 
+    steady = True
+
     @dataclass(frozen=True)
     class Options(Method.Options):
         """The penalty."""

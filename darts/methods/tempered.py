@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,6 +58,10 @@ class Tempered(Method):
     def smoothed(self, cell: str) -> bool:
         """Whether the cell's backward pass has the smooth term now."""
         return True
+
+    def switches(self) -> tuple[Hashable, ...]:
+        """Which cells have the smooth term, too."""
+        return (*super().switches(), *(self.smoothed(cell) for cell in self.logits))
 
     def normalize(self, cell: str, logits: Tensor) -> Tensor:
         """sn-softmax at the current temperature (Eq. 8)."""

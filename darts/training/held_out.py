@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from itertools import count
 
 import torch
 from torch import Tensor
 
 from darts.config import SearchConfig
-from darts.data import Batch, ImageSet, evaluation_batches, search_split
+from darts.data import Batch, ImageSet, Unaugmented, search_split
 from darts.devices import parallel
+from darts.devices.capture import CapturedStep, captures
 from darts.methods import Weights
 from darts.supernet import Supernet, live_operations
 from darts.supernet.step import Outcome, cross_entropy
@@ -46,6 +47,8 @@ def summary(outcome: Outcome | None, batch: Batch) -> Tensor:
 class HeldOut:
     """The half of the training images that α learns from, unaugmented.
 
+    On a GPU what is measured on a batch is recorded once as a graph, whatever β is.
+
     Args:
         images: all images.
         config: names the split, the batch size and the device.
@@ -53,17 +56,37 @@ class HeldOut:
 
     def __init__(self, images: ImageSet, config: SearchConfig) -> None:
         half = search_split(images, config.data.split or None)[1]
-        self.images = dataclasses.replace(
-            images, test_images=images.train_images[half], test_labels=images.train_labels[half]
-        )
+        pixels, labels = images.train_images[half], images.train_labels[half]
+        self.images = Unaugmented(images, pixels, labels, config.device)
         self.size, self.device, self.seed = config.data.batch_size, config.device, config.seed
         self.precision = torch.bfloat16 if config.supernet.precision == "bfloat16" else None
+        self._recorded: tuple[Supernet | None, dict[bool, CapturedStep]] = None, {}
 
     def loss(self, net: Supernet, weights: Weights) -> Tensor:
         """Loss on the first batch."""
-        batches = evaluation_batches(self.images, batch_size=self.size, device=self.device)
-        batch = Batch(*(parallel.own(part) for part in next(batches)))
+        batch = Batch(*(parallel.own(part) for part in next(self.images.batches(self.size))))
         return BatchLoss(net, batch, self.precision)(weights)
+
+    def _measure(self, net: Supernet, weights: Weights) -> Callable[..., list[Tensor]]:
+        """Images, labels and β of every cell → [loss x images, correct predictions, images]."""
+        cells = list(weights)
+        recorded = captures(torch.device(self.device))
+
+        def measure(images: Tensor, labels: Tensor, *betas: Tensor) -> list[Tensor]:
+            given = dict(zip(cells, betas, strict=True))
+            # Which β are 0 cannot be read in a recorded step; the result is the same.
+            live = None if recorded else live_operations(given)
+            batch = Batch(images, labels)
+            outcome = Outcome(*cross_entropy(net, batch, given, live, self.precision))
+            loss, correct = summary(outcome, batch)
+            seen = torch.full_like(loss, len(labels))
+            return [torch.stack([loss * seen, correct, seen])]
+
+        if not recorded:
+            return measure
+        if self._recorded[0] is not net:
+            self._recorded = net, {}
+        return self._recorded[1].setdefault(net.training, CapturedStep(measure))
 
     @torch.no_grad()
     def evaluate(
@@ -83,21 +106,16 @@ class HeldOut:
         drop_path, net.drop_path = net.drop_path, 0.0
         training = net.training
         net.train(not running_statistics)
-        live = live_operations(weights)
+        measure = self._measure(net, weights)
         sums = torch.zeros(3, device=self.device)
-        batches = evaluation_batches(
-            self.images, batch_size=self.size, device=self.device, rank=rank, world=world
-        )
+        batches = self.images.batches(self.size, rank=rank, world=world)
         gpus = [self.device] if torch.device(self.device).type == "cuda" else []
         with parallel.alone(), torch.random.fork_rng(gpus):
             for number, batch in zip(count(rank, world), batches, strict=False):
                 if images is not None and number * self.size >= images:
                     break
                 torch.manual_seed(self.seed + number)
-                outcome = Outcome(*cross_entropy(net, batch, weights, live, self.precision))
-                loss, correct = summary(outcome, batch)
-                seen = torch.full_like(loss, len(batch.labels))
-                sums += torch.stack([loss * seen, correct, seen])
+                sums += measure(*batch, *weights.values())[0]
         for name, buffer in net.named_buffers():
             buffer.copy_(kept[name])
         net.drop_path = drop_path

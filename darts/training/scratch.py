@@ -62,9 +62,13 @@ class Training:
             rank=parallel.rank(),
             world=parallel.world(),
         )
+        self._captured = self._graph()
         self._outcomes: list[Tensor] = []
         self._seconds = 0.0
         self._started = time.perf_counter()
+
+    def _graph(self) -> CapturedStep:
+        return CapturedStep(lambda *parts: [self._step(Batch(*parts))])
 
     @property
     def epoch(self) -> int:
@@ -88,12 +92,11 @@ class Training:
         if self.config.network.drop_path:
             share = epoch / self.config.training.epochs
             self.net.drop_path = self.config.network.drop_path * share  # type: ignore[assignment]
-        # A graph of its own for each epoch, whose drop path differs.
-        captured = CapturedStep(lambda *parts: [self._step(Batch(*parts))])
+            self._captured = self._graph()  # which has the probability as a number
         for batch in self.batches.epoch():
             rate = self.learning_rate(epoch + (self.batches.position - 1) / steps)
             set_learning_rate(self.optimizer, rate, self.config.device)
-            self._outcomes.append(captured(*batch)[0])
+            self._outcomes.append(self._captured(*batch)[0])
             step_done()
         self.check_finite()
         outcomes = torch.stack(self._outcomes).double().cpu()
@@ -198,6 +201,7 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken."""
+        self._captured = self._graph()  # the optimiser's state is new tensors now
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.batches.load_state_dict(state["batches"])

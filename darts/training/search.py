@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -136,6 +136,7 @@ class Search:
 
     def _build(self) -> None:
         """The supernet as the method wants it now, and its optimiser."""
+        self._captured: tuple[Hashable, CapturedStep] | None = None
         self._built_with = self.method.supernet_options()
         try:
             net = build_supernet(
@@ -232,10 +233,15 @@ class Search:
         return record
 
     def captured_step(self) -> Callable[[Batch, Batch], Tensor]:
-        """`step` as one CUDA graph of its own for each epoch, whose settings may differ."""
-        captured = CapturedStep(
-            lambda *parts: [self.step(Batch(*parts[:2]), Batch(*parts[2:]))], self.method.generator
-        )
+        """`step` as a CUDA graph, the one recorded before where it still is right."""
+        wanted = self.method.recorded_for()
+        if self._captured is None or self._captured[0] != wanted:
+            captured = CapturedStep(
+                lambda *parts: [self.step(Batch(*parts[:2]), Batch(*parts[2:]))],
+                self.method.generator,
+            )
+            self._captured = wanted, captured
+        captured = self._captured[1]
         return lambda weight_batch, arch_batch: captured(*weight_batch, *arch_batch)[0]
 
     def state_dict(self) -> dict[str, Any]:
@@ -258,6 +264,7 @@ class Search:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where `state_dict()` was taken."""
+        self._captured = None  # an optimiser's state is new tensors now
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.losses = [loss.to(self.config.device) for loss in state["losses"]]
         self.method.load_state_dict(state["method"])

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from darts.data import Batch, ImageSet, load
 from darts.devices.capture import set_learning_rate
 from darts.methods import METHODS
+from darts.methods.darts_v1 import DARTSV1
 from darts.recipes import configure
 from darts.training.search import Search
 
@@ -64,10 +65,10 @@ def images() -> ImageSet:
     return dataclasses.replace(digits, **{n: getattr(digits, n)[::10] for n in names})
 
 
-def prepared(method: str, images: ImageSet, device: str = "cpu") -> Search:
+def prepared(method: str, images: ImageSet, device: str = "cpu", epochs: int = 4) -> Search:
     config = configure(
         method=method,
-        epochs=4,
+        epochs=epochs,
         device=device,
         data={"batch_size": 8, "cutout": 0},
         supernet={"channels": 4, "cells": 1, "zero_skip": False},  # CUDA never skips
@@ -150,6 +151,87 @@ def test_a_replayed_graph_is_the_step(
     found = run(search, search.captured_step())
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+STEADY = sorted(name for name, method in METHODS.items() if vars(method).get("steady"))
+
+
+@pytest.mark.parametrize("method", STEADY)
+def test_a_step_recorded_in_one_epoch_is_the_step_of_later_ones(
+    method: str, images: ImageSet
+) -> None:
+    """What changes between epochs lies in tensors that keep their place, or in `switches`."""
+
+    def steps(recorded: bool) -> tuple[list[Tensor], int]:
+        search = prepared(method, images, epochs=20)
+        torch.manual_seed(1)
+        recording, wanted, replays = Recording(), None, 0
+        inputs: list[Tensor] = []
+        pairs = search.batches.epoch()
+        for epoch in (11, 12, 15, 18):
+            search.method.begin_epoch(epoch)
+            if search.method.supernet_options() != search._built_with:
+                search._rebuild()
+            search.method.prepare(search.net)
+            rate = search.method.learning_rate(epoch)
+            set_learning_rate(search.optimizer, rate, search.config.device)
+            for pair in (next(pairs), next(pairs)):
+                if not recorded or search.method.recorded_for() != wanted:
+                    wanted, inputs = search.method.recorded_for(), []
+                    search.step(*pair)  # warms up
+                elif not inputs:
+                    inputs = [x.clone() for x in (*pair[0], *pair[1])]
+                    recording = Recording()
+                    with recording:
+                        search.step(Batch(*inputs[:2]), Batch(*inputs[2:]))
+                else:
+                    for held, x in zip(inputs, (*pair[0], *pair[1]), strict=True):
+                        held.copy_(x)
+                    recording.replay()
+                    replays += 1
+            search.method.end_epoch(search)
+        return state(search), replays
+
+    expected, _ = steps(recorded=False)
+    found, replays = steps(recorded=True)
+    assert replays >= 4
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_a_subclass_says_for_itself_that_it_is_steady(images: ImageSet) -> None:
+    class Own(DARTSV1):
+        pass
+
+    search = prepared("darts-v1", images)
+    same = search.method.recorded_for()
+    search.method.begin_epoch(3)
+    assert search.method.recorded_for() == same
+    own = Own(search.space, search.config)
+    for epoch in (2, 3):
+        own.begin_epoch(epoch)
+        assert own.recorded_for() == epoch
+
+
+def test_a_recorded_step_is_kept_until_it_is_wrong(images: ImageSet) -> None:
+    search = prepared("darts-v1", images)
+
+    def graph() -> object:
+        search.captured_step()
+        assert search._captured
+        return search._captured[1]
+
+    first = graph()
+    search.method.begin_epoch(3)
+    assert graph() is first
+    search.method.optimizer = search.method.make_optimizer()
+    second = graph()
+    assert second is not first
+    search.load_state_dict(search.state_dict())
+    assert graph() is not second
+    third = graph()
+    search._rebuild()
+    assert graph() is not third
 
 
 def test_some_methods_cannot_be_captured() -> None:
