@@ -173,8 +173,8 @@ SOURCES = {
     "1,000,000 x 8, two CPU": [("| 1,000,000 x 8 | 8", 1), ("| 1,000,000 x 8 | 8", 3)],
     "1,000,000 x 8, H100": [("| 1,000,000 x 8 | float32 |", 2), ("| 1,000,000 x 8 | float32 |", 4)],
     "C=16, N=1, float32": [
-        ("| this supernet, float32 | 224", 1),
-        ("| one module per operation (tests/reference), float32 | 852", 1),
+        ("| `Search.step`, EDD, float32 | 161", 1),
+        ("| one module per operation (tests/reference), float32 | 559", 1),
     ],
     "C=16, N=5, bfloat16": [
         ("| ours, bfloat16 |", 1),
