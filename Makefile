@@ -3,6 +3,7 @@
 # make docs     the site, in build/site
 # make sanitize every C++ test under the sanitizers, and proof that they notice broken kernels
 PYTHON ?= python3
+export SNSOFTMAX_WERROR := 1
 VENV := .venv
 RUN := $(VENV)/bin/python
 BIN := $(abspath $(VENV))/bin

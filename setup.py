@@ -6,7 +6,10 @@ architectures.
 
 Autograd in C++ is no part of PyTorch's stable ABI, so a build serves one PyTorch release. It says
 which: in its version (0.1.0+torch2.14, with CUDA 0.1.0+torch2.14.cu130), in what it requires, and
-in snsoftmax/_built_for.json, which is read before the extension is loaded.
+in snsoftmax/_built_for.json, which is read before the extension is loaded. A source distribution is
+for no release yet and has the plain version, the only kind that a package index takes.
+
+SNSOFTMAX_WERROR=1 makes warnings errors, as `make` does.
 """
 
 from __future__ import annotations
@@ -23,23 +26,17 @@ from pathlib import Path
 
 import torch
 from setuptools import setup
+from setuptools.command.build_py import build_py
 from torch.utils import cpp_extension
 
 VERSION = "0.1.0"
 TORCH = ".".join(torch.__version__.split(".")[:2])
-DEPENDENCIES = [
-    f"torch=={TORCH}.*",
-    "torchvision",
-    "numpy",
-    "rich",
-    "matplotlib",
-    "scikit-learn",
-    "pyyaml",
-]
+IS_SOURCE = "sdist" in sys.argv
 ROOT = Path(__file__).resolve().parent
 KERNELS = Path("csrc/kernels")
 CUDA_ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
-WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+STRICT = os.environ.get("SNSOFTMAX_WERROR") == "1"
+WARNINGS = ["-Wall", "-Wextra", *(["-Werror"] if STRICT else [])]
 CAPABILITIES: dict[str, list[str]] = {"plain": ["-DSNSOFTMAX_DEFINE_DISPATCH"]}
 if platform.machine() in ("x86_64", "AMD64"):
     CAPABILITIES["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
@@ -98,6 +95,16 @@ def cuda_release() -> str | None:
         sys.exit(f"SNSOFTMAX_CUDA=1 cannot be met: {problem}.")
     print(f"Building without CUDA: {problem}.")
     return None
+
+
+class BuildPy(build_py):
+    """Puts the studies into the package, where a wheel's users find them."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "darts/study/studies"
+            shutil.copytree(ROOT / "studies", target, dirs_exist_ok=True)
 
 
 class BuildExt(cpp_extension.BuildExtension):
@@ -166,7 +173,8 @@ def extension() -> object:
         ("SNSOFTMAX_CUDA_VERSION", f'"{CUDA}"'),
         ("SNSOFTMAX_CUDA_ARCHITECTURES", f'"{architectures}"'),
     ]
-    flags["nvcc"] = ["-O3", "-Werror", "all-warnings", "--threads", str(os.cpu_count())]
+    flags["nvcc"] = ["-O3", "--threads", str(os.cpu_count())]
+    flags["nvcc"] += ["-Werror", "all-warnings"] if STRICT else []
     sources += [str(s) for s in kernel_sources() if s.suffix == ".cu"]
     return cpp_extension.CUDAExtension(
         "snsoftmax._C",
@@ -179,9 +187,10 @@ def extension() -> object:
 
 os.chdir(ROOT)
 CUDA = cuda_release()
+LOCAL = f"+torch{TORCH}" + (f".cu{CUDA.replace('.', '')}" if CUDA else "")
 setup(
-    version=f"{VERSION}+torch{TORCH}" + (f".cu{CUDA.replace('.', '')}" if CUDA else ""),
-    install_requires=DEPENDENCIES,
+    version=VERSION if IS_SOURCE else VERSION + LOCAL,
+    install_requires=["torch>=2.10" if IS_SOURCE else f"torch=={TORCH}.*"],
     ext_modules=[extension()],
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build_ext": BuildExt, "build_py": BuildPy},
 )

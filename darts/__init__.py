@@ -1,5 +1,6 @@
 """Differentiable architecture search on one fast supernet."""
 
+from darts import _requirements  # noqa: F401  first: says what is missing
 from darts.config import SearchConfig, setting
 from darts.errors import UserError
 from darts.methods import METHODS, Method, get_method, register

@@ -95,11 +95,13 @@ def locate(name: str) -> Path:
     path = Path(name)
     if path.suffix or path.exists():
         return path
-    beside = Path(__file__).resolve().parents[2] / FOLDER
-    for folder in (Path(FOLDER), beside):
+    # A wheel has the published ones in the package, a checkout has them beside it.
+    here = Path(__file__).resolve()
+    folders = Path(FOLDER), here.parent / FOLDER, here.parents[2] / FOLDER
+    for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    known = {p.stem: p for p in (*beside.glob("*.yaml"), *Path(FOLDER).glob("*.yaml"))}
+    known = {p.stem: p for folder in folders for p in folder.glob("*.yaml")}
     raise ConfigError(f"study {name!r} is neither a file nor one of {FOLDER}{nearest(name, known)}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,15 @@ def test_a_source_distribution_has_all_that_a_build_reads(tmp_path: Path) -> Non
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as packed:
         names = {Path(*Path(name).parts[1:]) for name in packed.getnames()}
+        (about,) = (n for n in packed.getnames() if n.count("/") == 1 and n.endswith("PKG-INFO"))
+        extracted = packed.extractfile(about)
+        assert extracted
+        metadata = extracted.read().decode()
+    assert re.fullmatch(r"snsoftmax-\d+\.\d+\.\d+\.tar\.gz", archive.name)
+    assert re.search(r"^Version: \d+\.\d+\.\d+$", metadata, re.M), "an index takes no local version"
+    assert "Requires-Dist: torch>=2.10" in metadata
+    required = re.findall(r"^Requires-Dist: ([^;\n]+)$", metadata, re.M)
+    assert required == ["torch>=2.10"], "the operators need nothing else"
     needed = {
         path.relative_to(ROOT)
         for folder in ("csrc", "snsoftmax", "darts", "studies", "tests/csrc")
