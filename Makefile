@@ -16,7 +16,7 @@ SOURCES := setup.py csrc/sources.txt $(shell find csrc/kernels csrc/torch -type 
 OUT ?= runs/digits-edd
 
 .PHONY: search test test-fast lint docs ctest sanitize sanitize-few sass fuzz bench bench-operator bench-mixture \
-  bench-step results wheel wheel-test clean
+  bench-step results wheel wheel-test index manylinux clean
 
 search: $(EXTENSION)
 	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --warmup 10 \
@@ -100,6 +100,22 @@ endif
 	  mkdir -p build; echo "torch==$$release" > build/constraint.txt; \
 	  PIP_CONSTRAINT=$(abspath build/constraint.txt) $(RUN) -m build --wheel; \
 	done
+
+# A package index of what is in dist/, in build/index, for any web server; PACKAGES where the files
+# themselves lie elsewhere.
+PACKAGES ?= ../../packages
+index: $(READY)
+	mkdir -p build/index/packages
+	find dist -name '*.whl' -o -name '*.tar.gz' | xargs cp -t build/index/packages
+	ls build/index/packages > build/packages.txt
+	$(BIN)/dumb-pypi --package-list build/packages.txt --packages-url $(PACKAGES) \
+	  --output-dir build/index --title snsoftmax
+	@echo "build/index/simple/"
+
+# For older systems: the C library of this machine decides which. PyTorch's and CUDA's libraries stay out.
+manylinux: $(READY)
+	$(BIN)/auditwheel repair --plat auto --wheel-dir dist/manylinux --exclude 'libtorch*' \
+	  --exclude 'libc10*' --exclude 'libcudart*' --exclude 'libgomp*' dist/*.whl
 
 # The operators' tests from each of those wheels, away from the sources. The wheel comes without what
 # only darts needs.
