@@ -11,12 +11,14 @@ READY := $(VENV)/.ready
 EXTENSION := build/.extension
 CMAKE := $(BIN)/cmake
 CTEST := $(BIN)/ctest
+# Which PyTorch a new environment gets; the newest if empty.
+TORCH_VERSION ?=
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 SOURCES := setup.py csrc/sources.txt $(shell find csrc/kernels csrc/torch -type f)
 OUT ?= runs/digits-edd
 
 .PHONY: search test test-fast lint docs ctest sanitize sanitize-few sass fuzz bench bench-operator bench-mixture \
-  bench-step results wheel wheel-test index manylinux clean
+  bench-step bench-gpu results sdist wheel wheel-test index manylinux clean
 
 search: $(EXTENSION)
 	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --warmup 10 \
@@ -35,6 +37,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	find csrc tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
 
 # Nothing is fetched, and a warning (a dead link, a name that is gone) is an error.
 docs: $(EXTENSION)
@@ -87,6 +90,14 @@ bench-step: $(EXTENSION)
 results: $(EXTENSION)
 	$(RUN) -m bench.reproduction
 
+# Device tests, compute-sanitizer and benchmarks on this machine's GPU, with a dated record.
+bench-gpu: $(READY)
+	$(RUN) -m bench.gpu
+
+# What a package index takes: the sources, with the plain version.
+sdist: $(READY)
+	$(RUN) -m build --sdist --no-isolation
+
 # A wheel in dist/ for the PyTorch of $(VENV), or for each release in TORCH="2.13.0 2.14.1", built
 # against that release; with the CUDA kernels where nvcc and that PyTorch's CUDA agree.
 # build/lib.* goes first: modules that are no longer there would be packed with the rest.
@@ -134,7 +145,7 @@ wheel-test: wheel
 $(READY): pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel build
-	$(RUN) -m pip install --quiet "torch>=2.10" torchvision numpy ninja "pybind11>=2.12"
+	$(RUN) -m pip install --quiet "torch$(if $(TORCH_VERSION),==$(TORCH_VERSION),>=2.10)" torchvision numpy ninja "pybind11>=2.12"
 	$(RUN) -m pip install --no-build-isolation --config-settings editable_mode=compat -e ".[dev]"
 	touch $(READY)
 
