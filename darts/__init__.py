@@ -12,6 +12,7 @@ from darts.supernet import Supernet, build_supernet
 from darts.training.evaluate import Evaluation, evaluate
 from darts.training.evaluation_config import EvaluationConfig, configure_evaluation
 from darts.training.export import export, load_network
+from darts.training.progress import Progress
 from darts.training.search import Callback, Result, Search, search
 from snsoftmax import __version__
 
@@ -24,6 +25,7 @@ __all__ = [
     "EvaluationConfig",
     "Genotype",
     "Method",
+    "Progress",
     "Result",
     "Search",
     "SearchConfig",

@@ -73,6 +73,10 @@ class SupernetConfig:
     channels: int = setting(16, "channels of the first cell", at_least=1)
     cells: int = setting(5, "cells a stage (nb201), or in all (the other spaces)", at_least=1)
     precision: Literal["float32", "bfloat16"] = setting("float32", "arithmetic of the feature maps")
+    adapt: str = setting(
+        "",
+        "MODULE:FUNCTION that changes the supernet before it trains: its stem, head or criterion",
+    )
     zero_skip: bool = setting(
         True, "on the CPU, leave out operations whose weight is lost in rounding"
     )

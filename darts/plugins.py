@@ -7,8 +7,25 @@ report and a study's processes find it again.
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from darts.errors import UserError
+
+
+def attribute(name: str, setting: str) -> Any:
+    """What `MODULE:NAME` names in MODULE, such as a function.
+
+    Raises:
+        UserError: there is no such module, or nothing of the name in it.
+    """
+    module, colon, own = name.rpartition(":")
+    found = None
+    if colon:
+        imported(name, setting)
+        found = getattr(importlib.import_module(module), own, None)
+    if found is None:
+        raise UserError(f"{setting}={name!r} must be MODULE:NAME, and MODULE must have NAME.")
+    return found
 
 
 def imported(name: str, setting: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from darts.config import ConfigError, SearchConfig, as_dict, build, merge, nearest, nested
-from darts.methods import get_method
-from darts.spaces import Space, get_space
+from darts.methods import Method, get_method
+from darts.spaces import Space, enter, get_space
 
 RECIPES = ("autodl", "edd")
 """Names for `SearchConfig.recipe`."""
@@ -40,6 +40,16 @@ def recipe(name: str, space: Space) -> dict[str, Any]:
     return settings
 
 
+def _names(overrides: dict[str, Any]) -> dict[str, str]:
+    """A space or a method class that is given itself, entered under its name, which is returned."""
+    names = {}
+    if isinstance(space := overrides.get("space"), Space):
+        names["space"] = enter(space)
+    if isinstance(method := overrides.get("method"), type) and issubclass(method, Method):
+        names["method"] = get_method(method).name
+    return names
+
+
 def configure(**overrides: Any) -> SearchConfig:
     """Layer a search's settings: defaults, recipe, the method's published values, overrides.
 
@@ -47,11 +57,13 @@ def configure(**overrides: Any) -> SearchConfig:
         >>> config = configure(method="edd", space="nb201", data={"source": "digits"}, epochs=20)
 
     Args:
-        overrides: fields of `SearchConfig`; groups as mappings. They win over everything else.
+        overrides: fields of `SearchConfig`; groups as mappings. They win over everything else. A
+            space and a registered method may be given themselves, in place of their names.
 
     Raises:
         ConfigError: an unknown name or an impossible value.
     """
+    overrides |= _names(overrides)
     asked = build(SearchConfig, overrides)  # before anything else: names and values are valid
     space = get_space(asked.space)
     method = get_method(asked.method)

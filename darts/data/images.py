@@ -20,7 +20,7 @@ class ImageSet:
 
     Args:
         name: what messages and reports call the set.
-        train_images: uint8 [N, C, H, W]; C is 3, or 1, which is repeated to 3.
+        train_images: uint8 [N, C, H, W]; C is 1, which is repeated to 3, or more.
         train_labels: int64 [N], from 0.
         test_images: uint8 [M, C, H, W], of the same C, H and W.
         test_labels: int64 [M].
@@ -50,10 +50,6 @@ class ImageSet:
                 )
             if images.shape[1] == 1:  # the networks take colour images
                 object.__setattr__(self, f"{part}_images", images.expand(-1, 3, -1, -1))
-            elif images.shape[1] != 3:
-                raise UserError(
-                    f"{self.name}: images must have 1 or 3 channels, not {images.shape[1]}."
-                )
             if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
                 raise UserError(
                     f"{self.name}: {part}_labels must be int64 [{len(images)}], one an image, "

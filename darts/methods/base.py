@@ -386,8 +386,10 @@ def register(name: str, summary: str) -> Callable[[M], M]:
     """Enter a method into the registry under its command-line name."""
 
     def enter(method: M) -> M:
-        if name in METHODS:
-            raise ValueError(f"method name {name!r} is taken by {METHODS[name].__module__}")
+        taken = METHODS.get(name)
+        # The same class again, as when a notebook's cell is run twice, replaces itself.
+        if taken and _place(taken) != _place(method):
+            raise ValueError(f"method name {name!r} is taken by {taken.__module__}")
         method.name, method.summary = name, summary
         METHODS[name] = method
         return method
@@ -395,13 +397,19 @@ def register(name: str, summary: str) -> Callable[[M], M]:
     return enter
 
 
-def get_method(name: str) -> type[Method]:
+def _place(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
+
+
+def get_method(name: str | type[Method]) -> type[Method]:
     """The method class called `name`, or `MODULE:NAME` for one that MODULE registers.
+
+    A registered class is itself.
 
     Raises:
         UserError: there is no such method (the nearest is named) or no such module.
     """
-    own = imported(name, "method")
+    own = imported(name if isinstance(name, str) else getattr(name, "name", repr(name)), "method")
     if own not in METHODS:
         raise ConfigError(f"method {own!r} is unknown{nearest(own, METHODS)}")
     return METHODS[own]

@@ -104,6 +104,7 @@ class TwoInputNetwork(TwoInputSkeleton):
         classes: int,
         auxiliary: bool,
         large: bool,
+        colours: int,
     ) -> None:
         super().__init__(
             channels,
@@ -111,6 +112,7 @@ class TwoInputNetwork(TwoInputSkeleton):
             classes,
             lambda place: DiscreteTwoInputCell(genotype.cell(place.name), place),
             large=large,
+            colours=colours,
         )
         position = self.reductions[1]
         self.auxiliary_position = position
@@ -151,26 +153,28 @@ def build_network(
     classes: int,
     auxiliary: bool = False,
     large: bool = False,
+    colours: int = 3,
 ) -> nn.Module:
     """The stand-alone network of ``genotype``, to be trained from scratch.
 
     ``cells``: per stage for NAS-Bench-201 (5 in the benchmark: 17 cells with the residual blocks),
     in all for the DARTS spaces (20 for CIFAR, 14 for ImageNet). ``auxiliary``: DARTS's auxiliary
     head; see `TwoInputNetwork` for what the network then returns. ``large``: for images of
-    ImageNet's size. The last two are for genotypes of the DARTS spaces. Raises ValueError on a
-    malformed genotype or a size below 1.
+    ImageNet's size. Both are for genotypes of the DARTS spaces. ``colours``: of
+    the images. Raises ValueError on a malformed genotype or a size below 1.
     """
     if isinstance(genotype, str):
         genotype = Genotype.parse(genotype)
-    for name, value in (("channels", channels), ("cells", cells), ("classes", classes)):
+    sizes = {"channels": channels, "cells": cells, "classes": classes, "colours": colours}
+    for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     if genotype.skeleton == "darts":
-        return TwoInputNetwork(genotype, channels, cells, classes, auxiliary, large)
+        return TwoInputNetwork(genotype, channels, cells, classes, auxiliary, large, colours)
     for name, asked in (("auxiliary", auxiliary), ("large", large)):
         if asked:
             raise ValueError(f"{name}=True is for genotypes of the DARTS spaces only")
     choices = genotype.cell("cell")
     return StackedSkeleton(
-        channels, cells, classes, lambda place: DiscreteCell(choices, place.channels)
+        channels, cells, classes, lambda place: DiscreteCell(choices, place.channels), colours
     )

@@ -42,13 +42,15 @@ def with_maps(cell: nn.Module, maps: tuple[Tensor, ...]) -> Tensor:
 class StackedSkeleton(nn.Module):
     """NAS-Bench-201: stem, three stages of ``cells`` cells with residual blocks between, head.
 
-    Channels double and the resolution halves from stage to stage.
+    Channels double and the resolution halves from stage to stage. ``colours``: of the images.
     """
 
-    def __init__(self, channels: int, cells: int, classes: int, make_cell: MakeCell) -> None:
+    def __init__(
+        self, channels: int, cells: int, classes: int, make_cell: MakeCell, colours: int = 3
+    ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, channels, 3, padding=1, bias=False), BatchNorm2d(channels)
+            nn.Conv2d(colours, channels, 3, padding=1, bias=False), BatchNorm2d(channels)
         )
         self.cells = nn.ModuleList()
         for stage in range(3):
@@ -68,21 +70,21 @@ class StackedSkeleton(nn.Module):
         return y.mean((2, 3))
 
     def forward(self, images: Tensor, call: Call = with_maps) -> Tensor:
-        """Logits, [batch, classes], of ``images``, [batch, 3, height, width]."""
+        """Logits, [batch, classes], of ``images``, [batch, colours, height, width]."""
         logits: Tensor = self.classifier(self.features(images, call))
         return logits
 
 
-def small_stems(channels: int) -> tuple[nn.Module, nn.Module]:
+def small_stems(channels: int, colours: int) -> tuple[nn.Module, nn.Module]:
     """For images of 32x32: the first two cells share one input."""
-    norm = BatchNorm2d(channels)
-    return nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), norm), nn.Identity()
+    convolution = nn.Conv2d(colours, channels, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, BatchNorm2d(channels)), nn.Identity()
 
 
-def large_stems(channels: int) -> tuple[nn.Module, nn.Module]:
+def large_stems(channels: int, colours: int) -> tuple[nn.Module, nn.Module]:
     """For images of 224x224: maps of 56x56 and 28x28."""
     first = nn.Sequential(
-        nn.Conv2d(3, channels // 2, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(colours, channels // 2, 3, stride=2, padding=1, bias=False),
         BatchNorm2d(channels // 2),
         nn.ReLU(),
         nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1, bias=False),
@@ -100,6 +102,7 @@ class TwoInputSkeleton(nn.Module):
     """DARTS: ``cells`` cells, each fed by the two before it; reductions at 1/3 and 2/3.
 
     ``large``: for images of ImageNet's size, two stems that shrink them to a fourth and an eighth.
+    ``colours``: of the images.
     """
 
     def __init__(
@@ -110,10 +113,11 @@ class TwoInputSkeleton(nn.Module):
         make_cell: MakeCell,
         nodes: int = 4,
         large: bool = False,
+        colours: int = 3,
     ) -> None:
         super().__init__()
         older = old = channels if large else 3 * channels
-        self.stem, self.second_stem = large_stems(old) if large else small_stems(old)
+        self.stem, self.second_stem = (large_stems if large else small_stems)(old, colours)
         self.cells = nn.ModuleList()
         self.reductions = (cells // 3, 2 * cells // 3)
         after_reduction = large
@@ -137,6 +141,6 @@ class TwoInputSkeleton(nn.Module):
         return outputs
 
     def forward(self, images: Tensor, call: Call = with_maps) -> Tensor:
-        """Logits, [batch, classes], of ``images``, [batch, 3, height, width]."""
+        """Logits, [batch, classes], of ``images``, [batch, colours, height, width]."""
         logits: Tensor = self.classifier(self.states(images, call)[-1].mean((2, 3)))
         return logits

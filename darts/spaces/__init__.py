@@ -23,17 +23,28 @@ __all__ = [
     "SPACES",
     "Cell",
     "Space",
+    "enter",
     "get_space",
 ]
 
 
-def get_space(name: str) -> Space:
+def get_space(name: str | Space) -> Space:
     """The space called ``name``, or ``MODULE:NAME`` for one that MODULE puts into `SPACES`.
+
+    A space is itself.
 
     Raises:
         UserError: there is no such space or module; lists the names there are.
     """
+    if isinstance(name, Space):
+        return name
     try:
         return SPACES[imported(name, "space")]
     except KeyError:
         raise UserError(f"space={name!r} is unknown; choose from {', '.join(SPACES)}") from None
+
+
+def enter(space: Space) -> str:
+    """Put a space into `SPACES`, in place of one of its name; gives the name."""
+    SPACES[space.name] = space
+    return space.name

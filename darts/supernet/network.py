@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.networks.skeleton import Place, StackedSkeleton, TwoInputSkeleton
-from darts.spaces.table import Space
+from darts.spaces import Space, get_space
 from darts.supernet.cell import SearchCell
 from darts.supernet.plan import Live
 
@@ -33,7 +34,10 @@ class Supernet(nn.Module):
     ``drop_path``: probability of dropping an edge's output for a sample while training (R-DARTS).
     ``auxiliary_weight``: weight of the auxiliary skip connections (DARTS-), a 0-d buffer.
     Both are set from outside, as a method's schedule says.
+    ``criterion``: loss of logits and labels, the mean over the batch; may be replaced.
     """
+
+    criterion: Callable[[Tensor, Tensor], Tensor]
 
     auxiliary_weight: Tensor | None
 
@@ -46,9 +50,11 @@ class Supernet(nn.Module):
         track: bool,
         partial: int,
         auxiliary_skip: bool,
+        colours: int = 3,
     ) -> None:
         super().__init__()
         self.space = space
+        self.criterion = F.cross_entropy
         self.register_buffer("auxiliary_weight", torch.ones(()) if auxiliary_skip else None)
         executed = _with_auxiliary_skip(space) if auxiliary_skip else space
 
@@ -56,7 +62,7 @@ class Supernet(nn.Module):
             return SearchCell(executed.cells[place.name], place, track, partial)
 
         skeleton = StackedSkeleton if space.skeleton == "nb201" else TwoInputSkeleton
-        self.skeleton = skeleton(channels, cells, classes, make_cell)
+        self.skeleton = skeleton(channels, cells, classes, make_cell, colours=colours)
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -64,11 +70,11 @@ class Supernet(nn.Module):
     ) -> Tensor:
         """Logits, [batch, classes].
 
-        ``images``: [batch, 3, height, width]. ``weights``: cell type → β, [edges, operations], of
-        the parameters' dtype; rows need not sum to one. ``live``: cell type → which candidates
-        are computed, from `live_operations`; the others count as if their β were zero, where
-        outputs and gradients of the weights are those without ``live``. Only the running
-        statistics of operations that are left out stay behind.
+        ``images``: [batch, colours, height, width]. ``weights``: cell type → β, [edges,
+        operations], of the parameters' dtype; rows need not sum to one. ``live``: cell type →
+        which candidates are computed, from `live_operations`; the others count as if their β were
+        zero, where outputs and gradients of the weights are those without ``live``. Only the
+        running statistics of operations that are left out stay behind.
         """
         self.space.check(weights)
         if self.auxiliary_weight is not None:
@@ -126,7 +132,7 @@ class Supernet(nn.Module):
 
 
 def build_supernet(
-    space: Space,
+    space: Space | str,
     *,
     channels: int,
     cells: int,
@@ -134,18 +140,29 @@ def build_supernet(
     track_statistics: bool = True,
     partial: int = 1,
     auxiliary_skip: bool = False,
+    colours: int = 3,
 ) -> Supernet:
-    """The supernet of ``space``.
+    """The supernet of ``space``, or of the space called so.
 
     ``channels``: C of the first stage. ``cells``: per stage for NAS-Bench-201 (N), in all for the
     DARTS spaces. ``track_statistics``: keep running batch-norm statistics in the cells; without,
     batch statistics are used in evaluation too. ``partial``: K, 1/K of a node's channels go
     through the operations and the rest past them (PC-DARTS). ``auxiliary_skip``: add DARTS-'s
-    skip connection to every edge. Raises ValueError on a size below 1 and where K does not divide
-    the channels.
+    skip connection to every edge. ``colours``: channels of the images. Raises ValueError on a size
+    below 1 and where K does not divide the channels, UserError on an unknown name.
     """
     sizes = {"channels": channels, "cells": cells, "classes": classes, "partial": partial}
+    sizes |= {"colours": colours}
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    return Supernet(space, channels, cells, classes, track_statistics, partial, auxiliary_skip)
+    return Supernet(
+        get_space(space),
+        channels,
+        cells,
+        classes,
+        track_statistics,
+        partial,
+        auxiliary_skip,
+        colours,
+    )

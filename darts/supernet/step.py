@@ -51,7 +51,8 @@ def cross_entropy(
     with nullcontext() if precision is None else torch.autocast(images.device.type, precision):
         logits = net(images, weights, live)
     logits = logits.to(next(net.parameters()).dtype)
-    return parallel.average(F.cross_entropy(logits, labels)), logits
+    criterion = getattr(net, "criterion", F.cross_entropy)
+    return parallel.average(criterion(logits, labels)), logits
 
 
 def shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from darts.devices import parallel
 from darts.devices.device import check_device
 from darts.networks.genotype import Genotype
 from darts.networks.network import build_network
+from darts.plugins import attribute
 from darts.results.run_folder import RunFolder
 from darts.training.evaluation_config import EvaluationConfig, parse
 from darts.training.loop import Loop, StepDone, not_kept
@@ -196,7 +197,10 @@ def cost(config: EvaluationConfig, images: Data) -> tuple[int, int]:
             cells=config.network.cells,
             classes=images.classes,
             large=isinstance(images, Folders),
+            colours=images.shape[0],
         ).eval()
+        if config.network.adapt:
+            attribute(config.network.adapt, "network.adapt")(net)
         image = torch.empty(1, *images.shape)
         counter = FlopCounterMode(display=False)
         with counter:

@@ -25,6 +25,9 @@ class NetworkConfig:
         0.0, "probability at the last epoch of dropping an operation, rising from 0", at_least=0
     )
     precision: Literal["float32", "bfloat16"] = setting("float32", "arithmetic of the feature maps")
+    adapt: str = setting(
+        "", "MODULE:FUNCTION that changes the network before it trains: its stem, head or criterion"
+    )
 
 
 @dataclass(frozen=True)

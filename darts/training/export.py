@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +49,31 @@ class Deployed(nn.Module):
         return logits
 
 
-def load_network(run: str | os.PathLike[str], *, seed: int | None = None) -> Deployed:
+Adapt = Callable[[nn.Module], object]
+"""What changed a network before it trained: `network.adapt`."""
+
+
+def load_network(
+    run: str | os.PathLike[str], *, seed: int | None = None, adapt: Adapt | None = None
+) -> Deployed:
     """The trained network of an evaluation, in evaluation mode on the CPU.
 
     Args:
         run: folder of a finished `python -m darts evaluate`, or a `.pt` file that `export` made.
             Either can lie anywhere; the images that were trained on are not needed.
         seed: which training, if there were several; the first by default.
+        adapt: the function that `network.adapt` named, if one did. It is not imported by the name
+            that the file holds, which may be a stranger's.
 
     Raises:
-        UserError: it is neither, or that training is not finished.
+        UserError: it is neither, that training is not finished, or `adapt` is missing.
     """
     path = Path(run)
     if path.suffix == ".pt" and path.is_file():
         if seed is not None:
             raise UserError(f"seed={seed}: {path} holds one network; leave it out.")
-        return _deployed(torch.load(path, map_location="cpu", weights_only=True))
-    return _deployed(_content(path, seed))
+        return _deployed(torch.load(path, map_location="cpu", weights_only=True), adapt)
+    return _deployed(_content(path, seed), adapt)
 
 
 def _content(run: Path, seed: int | None) -> dict[str, Any]:
@@ -87,6 +95,7 @@ def _content(run: Path, seed: int | None) -> dict[str, Any]:
         "genotype": config.genotype,
         "channels": config.network.channels,
         "cells": config.network.cells,
+        "adapt": config.network.adapt,
         **{name: described[name] for name in ("classes", "shape", "large")},
         **{name: torch.tensor(described[name]) for name in ("mean", "deviation")},
         # The auxiliary head is for training alone.
@@ -94,14 +103,25 @@ def _content(run: Path, seed: int | None) -> dict[str, Any]:
     }
 
 
-def _deployed(content: Mapping[str, Any]) -> Deployed:
+def _deployed(content: Mapping[str, Any], adapt: Adapt | None) -> Deployed:
     sizes = {name: content[name] for name in ("channels", "cells", "classes", "large")}
-    net = build_network(parse(content["genotype"]), **sizes)
+    net = build_network(parse(content["genotype"]), **sizes, colours=content["shape"][0])
+    if content["adapt"] and adapt is None:
+        # Nothing that a file names is imported: the file may be a stranger's.
+        raise UserError(f"adapt must be given: {content['adapt']} changed the network.")
+    if adapt is not None:
+        adapt(net)
     net.load_state_dict(content["state_dict"])
     return Deployed(net, content["mean"], content["deviation"]).eval()
 
 
-def export(run: str | os.PathLike[str], target: Path, *, seed: int | None = None) -> Path:
+def export(
+    run: str | os.PathLike[str],
+    target: Path,
+    *,
+    seed: int | None = None,
+    adapt: Adapt | None = None,
+) -> Path:
     """Write an evaluation's trained network in the format of the target's suffix (`FORMATS`).
 
     Programs and models take any batch size, and images of the size that the network was trained
@@ -119,7 +139,7 @@ def export(run: str | os.PathLike[str], target: Path, *, seed: int | None = None
             return target
         example = torch.zeros(2, *content["shape"], dtype=torch.uint8)
         batch = {"images": {0: torch.export.Dim("batch", min=1)}}
-        program = torch.export.export(_deployed(content), (example,), dynamic_shapes=batch)
+        program = torch.export.export(_deployed(content, adapt), (example,), dynamic_shapes=batch)
         if target.suffix == ".pt2":
             metadata = {"genotype.json": json.dumps(content["genotype"])}
             torch.export.save(program, file, extra_files=metadata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from darts.devices import parallel
 from darts.devices.capture import CapturedStep, set_learning_rate
 from darts.errors import UserError
 from darts.networks.network import build_network
+from darts.plugins import attribute
 from darts.training.checkpoint import random_state, set_random_state
 from darts.training.divergence import check_finite
 from darts.training.evaluation_config import EvaluationConfig, parse
@@ -50,7 +52,11 @@ class Training:
             classes=images.classes,
             auxiliary=config.network.auxiliary > 0,
             large=isinstance(images, Folders),
-        ).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            colours=images.shape[0],
+        )
+        if config.network.adapt:
+            attribute(config.network.adapt, "network.adapt")(self.net)
+        self.net.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = sgd(self.net.parameters(), config.training, config.device)
         self.batches = training_batches(
             images,
@@ -138,10 +144,12 @@ class Training:
         """One SGD step; gives [loss, correct predictions] of the whole batch on the device."""
         logits, auxiliary = self._forward(batch.images)
         smoothing = self.config.training.label_smoothing
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        smoothed = partial(F.cross_entropy, label_smoothing=smoothing)
+        criterion = getattr(self.net, "criterion", smoothed)
+        loss = criterion(logits, batch.labels)
         total = loss
         if auxiliary is not None:
-            extra = F.cross_entropy(auxiliary, batch.labels, label_smoothing=smoothing)
+            extra = criterion(auxiliary, batch.labels)
             total = loss + self.config.network.auxiliary * extra
         parameters = list(self.net.parameters())
         gradients = torch.autograd.grad(total, parameters, allow_unused=True)

@@ -26,6 +26,7 @@ from darts.devices.device import check_device
 from darts.errors import UserError
 from darts.methods import Step, Weights, get_method
 from darts.networks.genotype import Genotype
+from darts.plugins import attribute
 from darts.results.figures import save_run
 from darts.results.run_folder import EpochRecord, RunFolder
 from darts.spaces import get_space
@@ -144,10 +145,13 @@ class Search:
                 channels=self.config.supernet.channels,
                 cells=self.config.supernet.cells,
                 classes=self.images.classes,
+                colours=self.images.shape[0],
                 **self._built_with,
             )
         except ValueError as error:
             raise UserError(f"supernet: {error}.") from error
+        if adapt := self.config.supernet.adapt:
+            attribute(adapt, "supernet.adapt")(net)
         self.net = net.to(self.config.device)
         self.optimizer = sgd(self.net.parameters(), self.config.weights, self.config.device)
 

@@ -94,7 +94,10 @@ def test_shared_cifar_subset(shared: Path) -> None:
             {"test_images": np.zeros((2, 3, 8, 9), np.uint8)},
             r"\[3, 8, 8\] but test images \[3, 8, 9\]",
         ),
-        ({"test_images": np.zeros((2, 2, 8, 8), np.uint8)}, "1 or 3 channels, not 2"),
+        (
+            {"test_images": np.zeros((2, 2, 8, 8), np.uint8)},
+            "channels, height and width must match",
+        ),
         ({"train_labels": np.array([0, 1, 2])}, r"train_labels must be int64 \[4\]"),
         ({"train_labels": np.array([0.0, 1, 2, 1])}, "train_labels must be integers"),
         ({"test_labels": np.array([0, -1])}, "the smallest is -1"),
