@@ -138,7 +138,7 @@ def draw_trajectory(
             _line(axes, records, quantity, colour, name)
             if len(runs) == 1:
                 last = records[-1]
-                _annotate_end(axes, last["epoch"] + 1, _value(last, quantity), colour)
+                _annotate_end(axes, last["epoch"] + 1, value_of(last, quantity), colour)
     if quantity in ("temperature", "gradient"):
         values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
         positive = values[values > 0]
@@ -168,7 +168,7 @@ def _line(
     known = [record for record in records if field in record]
     axes.plot(
         [record["epoch"] + 1 for record in known],
-        [_value(record, field) for record in known],
+        [value_of(record, field) for record in known],
         style,
         color=colour,
         label=label or None,
@@ -177,7 +177,7 @@ def _line(
     )
 
 
-def _value(record: EpochRecord, field: str) -> float:
+def value_of(record: EpochRecord, field: str) -> float:
     """A field of a record as one number."""
     if field == "nb201":
         return record["nb201"]["cifar10"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
-import io
+import json
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import Any, cast
 
 import numpy as np
 import yaml
-from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 
 from darts.benchmark.nb201 import DATASETS, PUBLISHED, TITLES
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
 from darts.results.figures import APPEARANCE, Quantity, draw_cell, draw_trajectory, save
+from darts.results.page import PAGE, STYLE, png, svg, table
 from darts.results.run_folder import EpochRecord, RunFolder
+from darts.results.seeds import draw_seeds
 from darts.spaces import Space, get_space
 
 _PANELS: dict[Quantity, str] = {
@@ -49,6 +48,15 @@ class Run:
     genotype: Genotype | None
     """None while the search has not finished."""
     space: Space
+    top1: list[float]
+    """Of the trainings from scratch in folders of the run, in percent on the test images."""
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """A name, and all that runs that differ in their seed alone share."""
+        config = {k: v for k, v in self.config.items() if k not in ("seed", "out")}
+        source = Path(str(config["data"]["source"])).stem
+        return f"{config['method']}, {config['space']}, {source}", json.dumps(config)
 
     @property
     def last(self) -> EpochRecord:
@@ -77,9 +85,33 @@ def read_run(path: Path) -> Run:
     space = get_space(config["space"])  # first: its module may register operations
     file = path / "genotype.txt"
     genotype = Genotype.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
-    source = Path(str(config["data"]["source"])).stem
-    name = f"{config['method']}, {config['space']}, {source}, seed {config['seed']}"
-    return Run(name, path, config, records, genotype, space)
+    run = Run("", path, config, records, genotype, space, _trained(path, genotype))
+    return replace(run, name=f"{run.group[0]}, seed {config['seed']}")
+
+
+def _trained(path: Path, genotype: Genotype | None) -> list[float]:
+    """Top-1 accuracies of what was found, from the evaluations inside the run's folder."""
+    results = [json.loads(file.read_text()) for file in sorted(path.glob("*/result.json"))]
+    found = (result for result in results if result["genotype"] == str(genotype))
+    return [float(accuracy) for result in found for accuracy in result["top1"]]
+
+
+def searches(paths: Sequence[Path]) -> list[Path]:
+    """The run folders among `paths`, and those inside the others, such as a study's folder.
+
+    Raises:
+        UserError: a folder neither is one nor holds one in which an epoch is finished.
+    """
+    found = []
+    for path in paths:
+        inside = [path]
+        if not (path / "config.yaml").is_file():
+            inside = [log.parent for log in sorted(path.rglob("log.jsonl")) if log.stat().st_size]
+            inside = [p for p in inside if {"method", "space"} <= set(RunFolder.open(p).config)]
+            if not inside:
+                raise UserError(f"{path} neither is a search's run folder nor holds one.")
+        found += inside
+    return found
 
 
 def write_report(paths: Sequence[Path], target: Path) -> Path:
@@ -88,10 +120,10 @@ def write_report(paths: Sequence[Path], target: Path) -> Path:
     Raises:
         UserError: a folder is not usable.
     """
-    runs = _named([read_run(path) for path in paths])
-    page = _PAGE.format(
+    runs = _named([read_run(path) for path in searches(paths)])
+    page = PAGE.format(
         title=html.escape(runs[0].name if len(runs) == 1 else f"{len(runs)} architecture searches"),
-        style=_STYLE,
+        style=STYLE,
         body="\n".join([_overview(runs), _trajectories(runs), *map(_details, runs)]),
     )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +132,7 @@ def write_report(paths: Sequence[Path], target: Path) -> Path:
 
 def write_figures(paths: Sequence[Path], folder: Path) -> list[Path]:
     """Write every trajectory and cell as PNG and SVG files into `folder`; gives their paths."""
-    runs = _named([read_run(path) for path in paths])
+    runs = _named([read_run(path) for path in searches(paths)])
     folder.mkdir(parents=True, exist_ok=True)
     drawings = {f"{quantity}": _panel(runs, quantity) for quantity in _shown(runs)}
     for number, run in enumerate(runs, start=1):
@@ -130,45 +162,82 @@ def _overview(runs: Sequence[Run]) -> str:
     """Heading and the table of verdicts."""
     looked_up = any("nb201" in run.last for run in runs)
     head = [TITLES[name] for name in DATASETS] if looked_up else []
-    head = ["run", *head, "final t", "mean H(β)", "supernet, arch half", "epochs"]
+    trained = any(run.top1 for run in runs)
+    head = ["run", *(["trained, top-1"] if trained else []), *head]
+    head += ["pruned", "supernet", "mean H(β)", "final t", "epochs", "architecture"]
     rows = []
     for run in runs:
         last = run.last
         accuracy = last.get("arch_accuracy")
         found = last.get("nb201", {})
         cells = [f"<b>{found[name]:.2f} %</b>" if found else "–" for name in DATASETS]
+        pruned = last.get("discrete_accuracy")
         measured = [
-            f"{last['temperature']:.3g}",
-            f"{last['entropy']:.3f}",
+            "–" if pruned is None else f"{pruned:.1f} %",
             "–" if accuracy is None else f"{accuracy:.1f} %",
+            f"{last['entropy']:.3f}",
+            f"{last['temperature']:.3g}",
             f"{len(run.records)} of {run.config['epochs']}",
         ]
-        rows.append((html.escape(run.name), [*(cells if looked_up else []), *measured]))
+        cells = [
+            *([_spread(run.top1)] if trained else []),
+            *(cells if looked_up else []),
+            *measured,
+        ]
+        cells.append(f"<code>{html.escape(str(run.genotype))}</code>" if run.genotype else "–")
+        rows.append((html.escape(run.name), cells))
+    rows += _over_seeds(runs, trained, looked_up)
     for name, values in PUBLISHED.items() if looked_up else ():
         cells = [f"{values[dataset]:.2f} %" for dataset in DATASETS]
-        rows.append((f"<i>{html.escape(name)}</i>", cells))
+        rows.append((f"<i>{html.escape(name)}</i>", [*([""] if trained else []), *cells]))
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} architecture searches"
     seconds = sum(record["seconds"] for run in runs for record in run.records)
-    note = (
-        "<p class=note>Test accuracies. Those of found architectures are NAS-Bench-201's means "
-        "after 200 epochs; optimum, ResNet, random search and all-skip collapse are published "
-        "values.</p>"
-        if looked_up
-        else ""
-    )
+    note = "Pruned and supernet: accuracy on the architecture's half of the training images. "
+    if trained:
+        note += "Trained: on the test images, from scratch. "
+    if looked_up:
+        note += (
+            "Test accuracies of found architectures are NAS-Bench-201's means after 200 epochs; "
+            "optimum, ResNet, random search and all-skip collapse are published values."
+        )
     return (
         f"<h1>{html.escape(title)}</h1>\n"
         f"<p class=lead>{_duration(seconds)} of search in "
-        f"{sum(len(run.records) for run in runs)} epochs.</p>\n{_table(head, rows)}\n{note}"
+        f"{sum(len(run.records) for run in runs)} epochs.</p>\n{table(head, rows)}\n"
+        f"<p class=note>{note}</p>"
     )
+
+
+def _over_seeds(runs: Sequence[Run], trained: bool, looked_up: bool) -> list[tuple[str, list[str]]]:
+    """Mean and sample standard deviation of each group of runs that differ in their seed alone."""
+    rows = []
+    for name, members in _groups(runs):
+        if len(members) < 2:
+            continue
+        cells = [_spread([a for run in members for a in run.top1])] if trained else []
+        if looked_up:
+            known = [run.last["nb201"] for run in members if "nb201" in run.last]
+            cells += [_spread([row[dataset] for row in known]) for dataset in DATASETS]
+        for field in ("discrete_accuracy", "arch_accuracy"):
+            cells.append(_spread([run.last[field] for run in members if field in run.last]))
+        rows.append((f"<i>{html.escape(name)}, mean of {len(members)} seeds</i>", cells))
+    return rows
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean ± sample standard deviation in percent."""
+    if not values:
+        return "–"
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{deviation} %"
 
 
 def _trajectories(runs: Sequence[Run]) -> str:
     panels = []
     for quantity in _shown(runs):
         caption = html.escape(_PANELS[quantity])
-        svg = _svg(_panel(runs, quantity))
-        panels.append(f"<figure>{svg}<figcaption>{caption}</figcaption></figure>")
+        drawing = svg(_panel(runs, quantity))
+        panels.append(f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>")
     return f"<h2>Trajectories</h2>\n<div class=grid>{''.join(panels)}</div>"
 
 
@@ -178,16 +247,35 @@ def _shown(runs: Sequence[Run]) -> list[Quantity]:
 
 def _panel(runs: Sequence[Run], quantity: Quantity) -> Figure:
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-    chosen = {run.name if len(runs) > 1 else "": run.records for run in runs if run.has(quantity)}
+    shown = [run for run in runs if run.has(quantity)]
+    if len(_groups(shown)) < len(shown):
+        groups = {name: [run.records for run in members] for name, members in _groups(shown)}
+        draw_seeds(figure.add_subplot(), groups, quantity)
+        return figure
+    chosen = {run.name if len(runs) > 1 else "": run.records for run in shown}
     draw_trajectory(figure.add_subplot(), chosen, quantity)
     return figure
+
+
+def _groups(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    """Runs that differ in their seed alone, under one name."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.group, []).append(run)
+    names = [name for name, _ in groups]
+    found = []
+    for (name, _), members in groups.items():
+        if names.count(name) > 1:  # a study's cells are told apart by their folders
+            name = re.sub(r"-seed\d+$", "", members[0].folder.name)
+        found.append((name, members))
+    return found
 
 
 def _details(run: Run) -> str:
     """One run's cells, weights over time and configuration."""
     parts = [f"<section><h2>{html.escape(run.name)}</h2>"]
     if run.genotype:
-        figures = "".join(f"<figure>{_svg(figure)}</figure>" for figure in _cells(run).values())
+        figures = "".join(f"<figure>{svg(figure)}</figure>" for figure in _cells(run).values())
         parts.append(f"<div class=cells>{figures}</div>")
         parts.append(f"<pre class=genotype>{html.escape(str(run.genotype))}</pre>")
     else:
@@ -214,10 +302,10 @@ def _cells(run: Run) -> dict[str, Figure]:
 
 def _heat_maps(run: Run, cell: str) -> str:
     """β of each edge over the epochs: one row of pixels an operation, one column an epoch."""
-    table = run.space.cells[cell]
+    edges = run.space.cells[cell]
     maps = []
     for edge, ((source, target), candidates) in enumerate(
-        zip(table.edges, table.candidates, strict=True)
+        zip(edges.edges, edges.candidates, strict=True)
     ):
         values = np.array([record["weights"][cell][edge] for record in run.records]).T
         names = [APPEARANCE.get(name, (name, ""))[0] for name in candidates]
@@ -225,105 +313,16 @@ def _heat_maps(run: Run, cell: str) -> str:
         strongest = f"{names[int(values[:, -1].argmax())]} {values[:, -1].max():.2f}"
         maps.append(
             f"<figure class=beta><figcaption>{source} → {target}: {html.escape(strongest)}"
-            f"</figcaption><div><div class=ops>{labels}</div>"
-            f'<img alt="β of edge {source} to {target} over the epochs" src="{_png(values)}">'
+            f'</figcaption><div style="height: {1.35 * len(names):.2f}rem">'
+            f"<div class=ops>{labels}</div>"
+            f'<img alt="β of edge {source} to {target} over the epochs" src="{png(values)}">'
             "</div></figure>"
         )
     heading = "" if cell == "cell" else f"<h4>{html.escape(cell)} cell</h4>"
     return f"{heading}<div class=betas>{''.join(maps)}</div>"
 
 
-def _png(values: Any) -> str:
-    """A matrix of values in [0, 1] as an image of one pixel an entry, in a data URL."""
-    buffer = io.BytesIO()
-    imsave(buffer, values, cmap=colormaps["Blues"], vmin=0, vmax=1, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _svg(figure: Figure) -> str:
-    """A figure as an SVG element that scales with its column."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    # Identifiers must differ between the figures of one page.
-    digest = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
-    text = re.sub(r'\bid="', f'id="{digest}-', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{digest}-", text)
-    return re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r' height="[^"]*pt"', "", text, count=1)
-    )
-
-
-def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    names = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join(
-        f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        for name, cells in rows
-    )
-    return f"<div class=scroll><table><tr>{names}</tr>{body}</table></div>"
-
-
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-_STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: #fff; color: #24292f; line-height: 1.5;
-  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
-}
-main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 64px; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 8px 0 4px; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 40px 0 12px; padding-top: 12px; border-top: 1px solid #d0d7de; }
-h3 { font-size: 1rem; margin: 24px 0 4px; }
-h4 { font-size: .95rem; margin: 16px 0 4px; }
-.lead, .note, figcaption { color: #57606a; }
-.note, figcaption { font-size: .85rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td {
-  padding: 6px 12px; text-align: right; border-bottom: 1px solid #e7ecf1; white-space: nowrap;
-}
-th:first-child { text-align: left; font-weight: 500; white-space: normal; min-width: 8rem; }
-figure { margin: 0; }
-svg { display: block; width: 100%; height: auto; }
-.grid, .cells, .betas { display: grid; gap: 16px 24px; }
-.grid { grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); }
-.cells { grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }
-.cells figure { overflow-x: auto; }
-.cells figure:only-child { max-width: 760px; }
-.cells svg { min-width: 520px; }
-.betas { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
-.beta > div { display: flex; border: 1px solid #d0d7de; }
-.beta .ops { display: flex; flex-direction: column; flex: 0 0 5.2rem; font-size: .75rem; }
-.beta .ops span { flex: 1 1 1.35rem; padding: 0 6px; display: flex; align-items: center; }
-.beta img { flex: 1 1 0; min-width: 0; image-rendering: pixelated; }
-pre { background: #f6f8fa; padding: 12px; font-size: .8rem; overflow-x: auto; }
-.genotype { white-space: pre-wrap; overflow-wrap: anywhere; }
-summary { cursor: pointer; margin-top: 16px; }
-@media (max-width: 640px) {
-  main { padding: 12px 14px 48px; }
-  th, td { padding: 6px 8px; }
-}
-"""

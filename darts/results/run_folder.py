@@ -1,6 +1,7 @@
 """The folder that holds everything about one run.
 
     config.yaml     the configuration the run was started with
+    environment.json  threads, PyTorch and CPU, which decide a run's last bits
     log.jsonl       one JSON object per line, appended as the run goes
     genotype.txt    the architecture found
     weights.pt      the final weights

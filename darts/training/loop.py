@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ from darts.results.run_folder import RunFolder
 from darts.training.checkpoint import Checkpoints, Keeper
 from darts.training.divergence import Diverged
 from darts.training.evaluation_config import EvaluationConfig, TrainingConfig
+from snsoftmax import build_info
 
 StepDone = Callable[[], None]
 """Called after every step, between which a run can be saved and stopped."""
@@ -43,6 +46,19 @@ class Resumable(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where `state_dict()` was taken."""
         ...
+
+
+def environment() -> str:
+    """What a run's last bits depend on besides its configuration, as JSON."""
+    build = build_info()
+    about = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "snsoftmax": build["version"],
+        "cpu": build["cpu_capability"],
+    }
+    return json.dumps(about, indent=1) + "\n"
 
 
 class Loop:
@@ -82,7 +98,7 @@ class Loop:
                 self.folder = RunFolder.open(config.out)
             else:
                 self.folder = RunFolder.create(config.out, plain)
-                for name, text in (files or {}).items():
+                for name, text in ({"environment.json": environment()} | dict(files or {})).items():
                     self.folder.write_text(name, text)
             self.checkpoints = Checkpoints(self.folder.path, plain)
             state = self.checkpoints.load() if resume else None
@@ -91,9 +107,18 @@ class Loop:
 
         state, self.history = parallel.from_first(first)
         """One record per epoch, as in log.jsonl."""
+        if resume and (threads := parallel.from_first(self._threads)):
+            torch.set_num_threads(threads)
         if state:
             work.load_state_dict(state)
         self.keeper = Keeper(self.checkpoints, self._state, minutes=config.checkpoint_minutes)
+
+    def _threads(self) -> int | None:
+        """CPU threads that the folder's run began with; sums depend on it in the last bits."""
+        path = self.folder.path / "environment.json" if self.folder else None
+        if path is None or not path.is_file():
+            return None
+        return int(json.loads(path.read_text(encoding="utf-8"))["threads"])
 
     def run(self, told: Callable[[dict[str, Any]], object]) -> None:
         """Run all epochs that are left; each one's record is logged, saved, then `told`.

@@ -81,8 +81,9 @@ class Search:
         callbacks: told about the progress.
         resume: continue the run in the folder `config.out` from its newest checkpoint.
 
-    The same configuration gives the same bits on a CPU, interrupted and resumed or not; on CUDA
-    the order in which some kernels add may differ. The global random generator is seeded. Under
+    The same configuration gives the same bits on a CPU with the same number of threads,
+    interrupted and resumed or not (a resumed run takes the number it began with); on CUDA the
+    order in which some kernels add may differ. The global random generator is seeded. Under
     `torchrun` the processes share the search out; see `darts.parallel`.
     """
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from darts.cli import main
 from darts.config import as_dict
@@ -16,6 +19,7 @@ from darts.networks.genotype import Genotype
 from darts.recipes import configure
 from darts.results.report import read_run, write_figures, write_report
 from darts.results.run_folder import RunFolder
+from darts.results.seeds import draw_seeds
 from darts.spaces import get_space
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -169,3 +173,52 @@ def test_command_writes_into_the_run_folder(
     assert lines[0] == str(run / "report.html")
     assert all(Path(line).exists() for line in lines)
     assert isinstance(read_run(run).genotype, Genotype)
+
+
+def test_a_folder_of_runs_shows_seeds_as_mean_and_band(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    for seed in range(3):
+        make_run(study / "cells" / f"edd-seed{seed}", seed=seed)
+    make_run(study / "cells" / "darts-v1-seed0", method="darts-v1")
+    page = Page(write_report([study], tmp_path / "report.html").read_text())
+    assert "4 architecture searches" in page.text
+    assert "edd, nb201, digits, mean of 3 seeds" in page.text
+    assert "93.12 ± 0.00 %" in page.text
+    assert "mean of 1" not in page.text
+    with pytest.raises(UserError, match="neither is a search's run folder nor holds one"):
+        write_report([tmp_path / "cells"], tmp_path / "report.html")
+
+
+def test_the_mean_and_the_band_are_those_of_the_seeds() -> None:
+    logs: list[list[Any]] = [
+        [{"epoch": e, "temperature": 1.0, "entropy": h * (e + 1)} for e in range(n)]
+        for h, n in ((1.0, 3), (2.0, 3), (6.0, 2))
+    ]
+    for log in logs:
+        for record in log:
+            record["weights"] = {"cell": [[0.5, 0.5]]}
+    axes = Figure().add_subplot()
+    draw_seeds(axes, {"three": logs}, "entropy")
+    (line,) = (line for line in axes.lines if line.get_label() == "three")
+    assert np.asarray(line.get_ydata()).tolist() == [3.0, 6.0]
+    corners = np.asarray(axes.collections[0].get_paths()[0].vertices)
+    assert (corners[:, 1].min(), corners[:, 1].max()) == (1.0, 12.0)
+
+
+def test_the_trained_networks_accuracy_is_in_the_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    genotype = (run / "genotype.txt").read_text().strip()
+    for name, found, top1 in (("evaluation", genotype, [90.0, 92.0]), ("other", "|x|", [10.0])):
+        folder = run / name
+        folder.mkdir()
+        (folder / "result.json").write_text(json.dumps({"genotype": found, "top1": top1}))
+    page = Page(write_report([run], tmp_path / "report.html").read_text())
+    assert "trained, top-1" in page.text
+    assert "91.00 ± 1.41 %" in page.text
+    assert genotype in page.text
+
+
+def test_heat_maps_are_as_high_as_their_operations_however_few_the_epochs(tmp_path: Path) -> None:
+    page = write_report([make_run(tmp_path / "run")], tmp_path / "report.html").read_text()
+    heights = re.findall(r'<div style="height: ([\d.]+)rem"><div class=ops>', page)
+    assert heights == ["6.75"] * 6

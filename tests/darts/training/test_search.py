@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -260,3 +261,21 @@ def test_evaluation_uses_batch_statistics_and_leaves_no_trace(images: ImageSet) 
     assert run.net.drop_path == 0.3
     for name, value in run.net.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_resumed_run_takes_the_threads_that_it_began_with(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    """Another number of threads rounds differently, so that the bits would differ."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        config = tiny(out=str(tmp_path / "run"), epochs=1)
+        search(config, images=images)
+        about = json.loads((tmp_path / "run" / "environment.json").read_text())
+        assert (about["threads"], about["torch"]) == (2, torch.__version__)
+        torch.set_num_threads(1)
+        Search(config, images=images, resume=True)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
