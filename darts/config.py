@@ -162,7 +162,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
     """End of an error sentence: the closest valid name, or all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    initials = [k for k in known if "".join(word[0] for word in k.split("_")) == name]
+    close = initials or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; valid are: {', '.join(sorted(known))}" if known else "; there are none here"

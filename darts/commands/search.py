@@ -49,23 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tensorboard", action="store_true", help="write TensorBoard files into the run folder"
     )
-    own = parser.add_argument_group("settings of single methods")
-    for name, (doc, users) in method_options().items():
-        own.add_argument(
+    parser.add_argument_group(
+        "settings of single methods",
+        "--NAME VALUE; `python -m darts methods METHOD` lists a method's.",
+    )
+    for name in method_options():
+        parser.add_argument(
             f"--{name.replace('_', '-')}",
             dest=f"options.{name}",
             default=argparse.SUPPRESS,
-            help=f"{doc} ({', '.join(users)})",
+            help=argparse.SUPPRESS,  # a hundred lines that concern one method each
         )
 
 
-def method_options() -> dict[str, tuple[str, list[str]]]:
-    """Every method setting: name → documentation and the methods that have it."""
-    found: dict[str, tuple[str, list[str]]] = {}
-    for method in METHODS.values():
-        for field in dataclasses.fields(method.Options):
-            found.setdefault(field.name, (field.metadata["doc"], []))[1].append(method.name)
-    return found
+def method_options() -> list[str]:
+    """The name of every setting of a method."""
+    names = (f.name for method in METHODS.values() for f in dataclasses.fields(method.Options))
+    return list(dict.fromkeys(names))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -142,7 +142,8 @@ def _torchvision(name: str, *, marker: str, flip: bool) -> Callable[[Path, bool]
             if not download:
                 raise UserError(
                     f"{name} is not in {root} ({root / marker} is missing): "
-                    "put it there, name another root, or allow the download."
+                    "put it there, name another root, or allow the download "
+                    "(--set data.download=true)."
                 )
             _download(kind, name, root)
         try:

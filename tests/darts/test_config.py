@@ -32,6 +32,7 @@ def test_a_recipe_can_be_chosen_against_the_methods_own() -> None:
         ({"data": {"batchsize": 3}}, "unknown setting 'data.batchsize'; did you mean 'batch_size'"),
         ({"method": "darts-v3"}, "method 'darts-v3' is unknown; did you mean 'darts-v"),
         ({"recipe": "autodll"}, "recipe 'autodll' is unknown; did you mean 'autodl'"),
+        ({"weights": {"lr": 0.1}}, "did you mean 'learning_rate'"),
         ({"method": "edd", "options": {"lamb": 1}}, "did you mean 'lam'"),
         ({"method": "edd", "options": {"lam": 0}}, r"options\.lam must be above 0, not 0"),
         ({"method": "edd", "options": {"entropy": "max"}}, "must be one of mean, sum, not 'max'"),

@@ -101,3 +101,16 @@ def test_methods_describes_one(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "--lam" in printed
     assert "batch_size: 256" in printed
+
+
+def test_help_leaves_single_methods_settings_to_their_own_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["search", "--help"])
+    shown = capsys.readouterr().out
+    assert "--epochs" in shown
+    assert "--lam" not in shown
+    assert "methods METHOD" in shown
+    assert main(["methods", "edd"]) == 0
+    assert "--lam" in capsys.readouterr().out
