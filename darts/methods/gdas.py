@@ -2,10 +2,11 @@
 
 Dong, Yang: Searching for a Robust Neural Architecture in Four GPU Hours, CVPR 2019 (Eqs 3-7).
 Settings of AutoDL-Projects (configs/nas-benchmark/algos/GDAS.config): 250 epochs, τ from 10 to 0.1
-in equal steps. Only the drawn operation is computed, in both steps, and only its weight has a
-gradient, as the paper says. AutoDL-Projects' "gdas" adds the weights of the others, zeros, to the
-feature map as numbers, which gives each the sum of the map's gradient; that is not reproduced. (Its
-"gdas_v1", meant to be without, is refused by its own check of modes.)
+in equal steps. Only the drawn operation is computed, in both steps (but in a step that is recorded
+on a GPU), and only its weight has a gradient, as the paper says. AutoDL-Projects' "gdas" adds the
+weights of the others, zeros, to the feature map as numbers, which gives each the sum of the map's
+gradient; that is not reproduced. (Its "gdas_v1", meant to be without, is refused by its own check
+of modes.)
 """
 
 from __future__ import annotations
@@ -23,10 +24,17 @@ from darts.spaces import Space
 from snsoftmax import sn_softmax
 
 
+def chosen(soft: Tensor, index: Tensor) -> Tensor:
+    """1 at `index` of each row, with the gradient of `soft`; exact zeros without one elsewhere.
+
+    So it does not matter whether what was not drawn is computed: on the CPU it is not, in a step
+    that is recorded on a GPU it is, where running batch-norm statistics follow it too.
+    """
+    return one_hot(index, soft) * (1 + (soft - soft.detach()))
+
+
 class SinglePath(Method):
     """Samples one operation an edge; the base of GDAS and its kin."""
-
-    capturable = False  # computes the operations that were drawn
 
     def probabilities(self) -> Weights:
         """softmax(α), which the samples follow whatever τ is."""
@@ -36,7 +44,7 @@ class SinglePath(Method):
         """A hard sample whose gradient is that of softmax((α + Gumbel noise)/τ)."""
         noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
         soft = self.normalize(cell, logits + noise)
-        return one_hot(soft.argmax(-1), soft) + (soft - soft.detach())  # exact zeros elsewhere
+        return chosen(soft, soft.argmax(-1))
 
     def weights(self) -> Weights:
         """A fresh sample of every edge."""
@@ -59,6 +67,7 @@ class GDAS(SinglePath):
         tau_min: float = setting(0.1, "last temperature of the Gumbel softmax", above=0)
 
     options: Options
+    steady = True
 
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:
@@ -79,6 +88,8 @@ class ETSGDAS(GDAS):
     There is no code. E(a) is assumed to be that of the architecture parameters at the start (4e-4),
     because the paper defines it so; 1/τ then falls in practically equal steps.
     """
+
+    steady = True
 
     def begin_epoch(self, epoch: int) -> None:
         """The temperature falls in equal steps of exp(E(a)/τ)."""

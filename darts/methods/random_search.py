@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from darts.config import setting
 from darts.methods.base import Method, Step, Trainer, Weights, one_hot, register
@@ -24,7 +25,7 @@ from darts.spaces import Space
 class RandomSearch(Method):
     """Samples architectures uniformly; α plays no part."""
 
-    capturable = False  # draws on the host
+    steady = True
 
     @dataclass(frozen=True)
     class Options(Method.Options):
@@ -45,19 +46,30 @@ class RandomSearch(Method):
         """Never."""
         return False
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        few, cells = self.space.leaves_edges_out, self.space.cells.items()
+        rows = {c: [[few and o == "none" for o in row] for row in t.candidates] for c, t in cells}
+        crowds = {c: [t.incoming(n) for n in t.nodes] if few else [] for c, t in cells}
+        self.barred = {c: torch.tensor(row, device=self.device) for c, row in rows.items()}
+        self.crowds = {
+            c: [torch.tensor(edges, device=self.device) for edges in nodes]
+            for c, nodes in crowds.items()
+        }
+
+    def noise(self, *shape: int) -> Tensor:
+        """Uniform, whose order is a random one."""
+        return torch.rand(*shape, generator=self.generator, device=self.device)
+
     def draw(self) -> Weights:
-        """One-hot β of a uniformly drawn architecture."""
+        """One-hot β of a uniformly drawn architecture; nothing is decided on the host."""
         drawn = {}
-        for cell, table in self.space.cells.items():
-            on_edges = not self.space.leaves_edges_out
-            rows = [[float(on_edges or o != "none") for o in row] for row in table.candidates]
-            allowed = torch.tensor(rows, device=self.device)
-            pick = torch.multinomial(allowed, 1, generator=self.generator)[:, 0]
-            drawn[cell] = one_hot(pick, allowed)
-            for node in () if on_edges else table.nodes:
-                edges = torch.tensor(table.incoming(node), device=self.device)
-                order = torch.randperm(len(edges), generator=self.generator, device=self.device)
-                drawn[cell][edges[order[KEPT_EDGES:]]] = 0.0
+        for cell, barred in self.barred.items():
+            pick = self.noise(*barred.shape).masked_fill(barred, -1.0).argmax(-1)
+            drawn[cell] = one_hot(pick, self.logits[cell].detach())
+            for edges in self.crowds[cell]:
+                rank = self.noise(len(edges)).argsort().argsort()
+                drawn[cell].index_copy_(0, edges, drawn[cell][edges] * (rank < KEPT_EDGES)[:, None])
         return drawn
 
     def training_weights(self, step: Step) -> Weights:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from darts.config import ConfigError, setting
-from darts.methods.base import Loss, Step, Weights, one_hot, register
-from darts.methods.gdas import SinglePath
+from darts.methods.base import Loss, Step, Weights, register
+from darts.methods.gdas import SinglePath, chosen
 
 
 @register("surge", "one level, ordered single-path sampling, optional latency")
@@ -31,6 +31,7 @@ class SurgeNAS(SinglePath):
     """Replaces GDAS's sampling by an order, and adds two penalties."""
 
     single_level = True
+    steady = True
     kept: ClassVar[tuple[str, ...]] = ("ranks", "place")
 
     @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class SurgeNAS(SinglePath):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.place = 0
+        self.place = torch.zeros((), dtype=torch.int64, device=self.device)
         self.ranks = {cell: torch.zeros_like(a).detach() for cell, a in self.logits.items()}
         costs = read_latencies(self.options.latency)
         for cell in self.space.cells.values() if costs else ():
@@ -70,25 +71,22 @@ class SurgeNAS(SinglePath):
 
     @torch.no_grad()
     def advance(self) -> None:
-        """Go to the next place in the order, or draw new orders after the last."""
-        operations = next(iter(self.logits.values())).shape[-1]
-        self.place = (self.place + 1) % operations if self.ranks_drawn() else 0
-        if self.place == 0:
-            for cell, logits in self.logits.items():
-                noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
-                order = (logits + noise).argsort(-1, descending=True)
-                self.ranks[cell].copy_(order.argsort(-1))
+        """Go to the next place in the order, or to new orders after the last and at the start.
 
-    def ranks_drawn(self) -> bool:
-        """Whether orders have been drawn already."""
-        return all(bool(ranks.any()) for ranks in self.ranks.values())
+        Orders are drawn each time, so that nothing is decided on the host.
+        """
+        operations = next(iter(self.logits.values())).shape[-1]
+        drawn = torch.stack([ranks.any() for ranks in self.ranks.values()]).all()
+        self.place.copy_(torch.where(drawn, (self.place + 1) % operations, 0))
+        for cell, logits in self.logits.items():
+            noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
+            ranks = (logits + noise).argsort(-1, descending=True).argsort(-1)
+            self.ranks[cell].copy_(torch.where(self.place == 0, ranks, self.ranks[cell]))
 
     def sample(self, cell: str, logits: Tensor) -> Tensor:
         """The operation at the current place, with the gradient of softmax(α)."""
         soft = self.normalize(cell, logits)
-        return one_hot((self.ranks[cell] == self.place).int().argmax(-1), soft) + (
-            soft - soft.detach()
-        )
+        return chosen(soft, (self.ranks[cell] == self.place).int().argmax(-1))
 
     def training_weights(self, step: Step) -> Weights:
         """The next path."""

@@ -20,16 +20,19 @@ from darts.supernet.step import Outcome, cross_entropy
 class BatchLoss:
     """Cross-entropy of the supernet on one batch as a function of β.
 
-    `outcome` holds that of the first evaluation, on the device.
+    `outcome` holds that of the first evaluation, on the device. `skips`: whether it may read β, to
+    leave out what is 0, which a step that is recorded cannot.
     """
 
-    def __init__(self, net: Supernet, batch: Batch, precision: torch.dtype | None) -> None:
-        self.net, self.batch, self.precision = net, batch, precision
+    def __init__(
+        self, net: Supernet, batch: Batch, precision: torch.dtype | None, skips: bool = True
+    ) -> None:
+        self.net, self.batch, self.precision, self.skips = net, batch, precision, skips
         self.outcome: Outcome | None = None
 
     def __call__(self, weights: Weights, *, skip: bool = False) -> Tensor:
         """The loss; differentiable in β and ω."""
-        live = live_operations(weights) if skip else None
+        live = live_operations(weights) if skip and self.skips else None
         loss, logits = cross_entropy(self.net, self.batch, weights, live, self.precision)
         if self.outcome is None:
             self.outcome = Outcome(loss.detach(), logits.detach())

@@ -282,8 +282,9 @@ class Search:
 
     def step(self, weight_batch: Batch, arch_batch: Batch) -> Tensor:
         """One weight step and one arch step; gives [weight loss, correct, arch loss, correct]."""
-        weight_loss = BatchLoss(self.net, weight_batch, self.precision)
-        arch_loss = BatchLoss(self.net, arch_batch, self.precision)
+        skips = self.config.supernet.zero_skip and not self.method.captured
+        weight_loss = BatchLoss(self.net, weight_batch, self.precision, skips)
+        arch_loss = BatchLoss(self.net, arch_batch, self.precision, skips)
         step = Step(self.net, weight_batch, arch_batch, weight_loss, arch_loss, self.optimizer)
         if self.method.alpha_moves and self.config.arch.first:
             self.method.arch_step(step)

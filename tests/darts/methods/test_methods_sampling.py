@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from darts.data import load
 from darts.methods.base import one_hot
+from darts.recipes import configure
 from darts.spaces import get_space
 from darts.supernet import build_supernet
 from darts.supernet.widen import growth, widen
+from darts.training.search import Search
 from tests.darts.methods.method_helpers import (
     LinearLoss,
     Pair,
@@ -40,12 +43,34 @@ def test_gdas_is_hard_forward_and_straight_through_backward() -> None:
     tau = float(method.temperature)
     assert 0.1 < tau < 10
     soft = torch.softmax((a.log_softmax(-1) + noise) / tau, -1)
-    assert torch.equal(beta, one_hot(soft.argmax(-1), soft))
+    drawn = one_hot(soft.argmax(-1), soft)
+    assert torch.equal(beta, drawn)
     c = ranked().flip(0)
-    torch.testing.assert_close(
+    torch.testing.assert_close(  # only the drawn operation's weight has a gradient
         torch.autograd.grad((beta * c).sum(), method.logits["cell"]),
-        torch.autograd.grad((soft * c).sum(), a),
+        torch.autograd.grad((drawn.detach() * soft * c).sum(), a),
     )
+
+
+@pytest.mark.parametrize("name", ["gdas", "ets-gdas", "surge", "random"])
+def test_it_does_not_matter_whether_what_was_not_drawn_is_computed(name: str) -> None:
+    """A step that is recorded on a GPU computes it; running statistics alone follow it then."""
+    found = []
+    for skips in (True, False):
+        config = configure(
+            method=name,
+            epochs=3,
+            data={"batch_size": 16},
+            supernet={"channels": 4, "cells": 1, "zero_skip": skips},
+        )
+        search = Search(config, images=load("digits"))
+        search.method.begin_epoch(1)
+        search.net.train()
+        for _, pair in zip(range(3), search.batches.epoch(), strict=False):
+            search.step(*pair)
+        found.append([*search.method.parameters(), *search.net.parameters()])
+    for skipped, computed in zip(*found, strict=True):
+        torch.testing.assert_close(skipped, computed, rtol=1e-4, atol=1e-6)
 
 
 def test_gdas_samples_follow_softmax() -> None:
