@@ -12,8 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from bench.parity.epochs import METERS
 from bench.parity.harness import against, double_precision, importing
-from bench.parity.loops import SILENT, Meter, read, report, search_like, walk
+from bench.parity.loops import SILENT, read, report, search_like, walk
 from darts.data import Batch
 
 LAYERS = 3
@@ -21,16 +22,19 @@ ORDER = [part for i in range(LAYERS) for part in (f".cells.{i}.preprocess.", f".
 SPACE = "darts-without-none"
 
 
-def compare(peers: Path, method: str, path: str) -> Iterator[tuple[str, float]]:
-    """Their network, architect and steps against a search with the same weights and α."""
-    args = SimpleNamespace(
+def arguments(**more: Any) -> SimpleNamespace:
+    """What the scripts' command lines give."""
+    return SimpleNamespace(
         **{"momentum": 0.9, "weight_decay": 3e-4, "learning_rate": 0.025, "report_freq": 1},
         **{"arch_learning_rate": 3e-4, "arch_weight_decay": 0, "grad_clip": 5, "unrolled": False},
+        **more,
     )
-    meters = SimpleNamespace(
-        AvgrageMeter=Meter, accuracy=lambda *_, **__: (torch.zeros(1), torch.zeros(1))
-    )
-    script = read(peers / path, "train", utils=meters, args=args, logging=SILENT)
+
+
+def compare(peers: Path, method: str, path: str) -> Iterator[tuple[str, float]]:
+    """Their network, architect and steps against a search with the same weights and α."""
+    args = arguments()
+    script = read(peers / path, "train", utils=METERS, args=args, logging=SILENT)
     with double_precision(), importing(peers / "PCDEDD-DARTS"):
         models = importlib.import_module("model_search_cyc")
         architects = importlib.import_module("architect_cyc")
@@ -62,16 +66,9 @@ def compare(peers: Path, method: str, path: str) -> Iterator[tuple[str, float]]:
 
 def compare_small(peers: Path, method: str, name: str, space: str) -> Iterator[tuple[str, float]]:
     """S1 to S4's script, network and architect, and what it reads from β at the end."""
-    args = SimpleNamespace(
-        **{"momentum": 0.9, "weight_decay": 3e-4, "learning_rate": 0.025, "report_freq": 1},
-        **{"arch_learning_rate": 3e-4, "arch_weight_decay": 0, "grad_clip": 5, "unrolled": False},
-        **{"decay_strength": 0.12 if method.startswith("edd") else 0.1, "save": ""},
-    )
-    meters = SimpleNamespace(
-        AvgrageMeter=Meter, accuracy=lambda *_, **__: (torch.zeros(1), torch.zeros(1))
-    )
+    args = arguments(decay_strength=0.12 if method.startswith("edd") else 0.1, save="")
     path = peers / "SmoothDARTS/sota/pcdedd" / name
-    script = read(path, "train", utils=meters, args=args, logging=SILENT)
+    script = read(path, "train", utils=METERS, args=args, logging=SILENT)
     with double_precision(), importing(peers / "SmoothDARTS"):
         # The script's own name for the folder is another than the release's.
         sys.modules["sota.cnnspp"] = importlib.import_module("sota.pcdedd")
