@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -19,6 +20,14 @@ def run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProces
     return subprocess.run(
         command, cwd=path or ROOT, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def requirements() -> Path:
+    """The module of darts, wherever it is installed; darts itself is not imported."""
+    spec = importlib.util.find_spec("darts")
+    assert spec
+    assert spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations))) / "_requirements.py"
 
 
 @pytest.fixture
@@ -48,7 +57,7 @@ def test_another_package_of_the_name_is_named(darts_of_others: Path) -> None:
 def test_importing_says_so_too(darts_of_others: Path) -> None:
     package = darts_of_others / "darts"
     (package / "__init__.py").write_text("from darts import _requirements\n")
-    shutil.copy(ROOT / "darts/_requirements.py", package)
+    shutil.copy(requirements(), package)
     result = run("-c", "import darts", path=darts_of_others)
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith(f"ImportError: {package} holds the time-series package darts too")
@@ -58,7 +67,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     package = tmp_path / "darts"
     package.mkdir()
     (package / "__init__.py").write_text("from darts import _requirements\n")
-    shutil.copy(ROOT / "darts/_requirements.py", package)
+    shutil.copy(requirements(), package)
     result = run("-S", "-c", "import darts", path=tmp_path)  # without site-packages
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: darts needs torchvision, numpy, rich, matplotlib, ")
