@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from darts.devices.capture import WARM_UP
 from darts.methods.edd import EDD
 from darts.spaces import NB201
 from darts.supernet import live_operations
+from tests.reference.supernet import ReferenceSupernet
 
 SIZE = bench.Size(channels=4, batch=4)
 
@@ -52,6 +55,25 @@ def test_all_variants_are_searches(stepped: list[Search]) -> None:
     named = [name.split(",")[0] for name in ours]
     assert [search.method.name for search in stepped] == named
     assert set(named) == {*bench.METHODS, "gdas"}
+
+
+def test_the_rival_as_a_graph_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU the graph is the step itself."""
+    found: list[list[Tensor]] = []
+
+    def noted(*arguments: Any) -> Any:
+        torch.manual_seed(1)
+        net = ReferenceSupernet(*arguments)
+        found.append(list(net.parameters()))
+        return net
+
+    monkeypatch.setattr("bench.step.ReferenceSupernet", noted)
+    for captured in (False, True):
+        run = bench.conventional_step(NB201, SIZE, captured=captured)
+        for _ in range(3):
+            run()
+    for usual, graph in zip(*found, strict=True):
+        torch.testing.assert_close(graph, usual, rtol=1e-3, atol=1e-4)
 
 
 def live(search: Search) -> Tensor:
