@@ -23,8 +23,10 @@ import torch
 from bench.step import VALIDATION_BATCH, Peer, Size, peer
 from bench.timing import RESULTS, machine, write_json
 from darts import Callback, Search
+from darts.config import Precision
 from darts.recipes import configure
 
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 EPOCHS, EVERY = 20, 20
 """Epochs of a search; after how many of its steps the peer takes one."""
 PLOT = Path("docs/images/search-speed.png")
@@ -68,7 +70,7 @@ class Alternating(Callback):
         self.begun = time.perf_counter()
 
 
-def race(checkout: Path, data: str, precision: str, size: Size) -> dict[str, Any]:
+def race(checkout: Path, data: str, precision: Precision, size: Size) -> dict[str, Any]:
     """One search; gives its epochs and the ratio over all of them."""
     alternating = Alternating(peer(checkout, size))
     config = configure(
@@ -117,9 +119,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.peer / "xautodl").is_dir():
         parser.error(f"--peer {arguments.peer} has no xautodl folder")
-    searches = {
+    searches: dict[str, dict[str, Any]] = {
         precision: race(arguments.peer, arguments.data, precision, Size())
-        for precision in ("float32", "bfloat16")
+        for precision in PRECISIONS
     }
     report = {"searches": searches, "machine": machine(torch.device("cpu"))}
     write_json(arguments.out, report)

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_flatten
 
 from bench.timing import RESULTS, machine, timer, write_json
 from darts import Search
+from darts.config import Precision
 from darts.data import ImageSet
 from darts.devices.capture import WARM_UP, CapturedStep
 from darts.recipes import configure
@@ -37,7 +38,7 @@ Step = Callable[[], object]
 CLASSES = 10
 METHODS = ("edd", "darts-v1")
 """Of the searches whose steps are timed everywhere: sn-softmax, and plain softmax."""
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 SHARP = 1e-6
 """A temperature at which β is one-hot up to rounding at DARTS's initial α."""
 VALIDATION_BATCH = 512
@@ -205,7 +206,7 @@ def search_step(
     method: str,
     space: Space,
     size: Size,
-    precision: str = "float32",
+    precision: Precision = "float32",
     *,
     captured: bool = False,
     temperature: float | None = None,

@@ -20,6 +20,9 @@ from darts.errors import UserError
 
 T = TypeVar("T")
 
+Precision = Literal["float32", "bfloat16"]
+"""Arithmetic of the feature maps."""
+
 
 class ConfigError(UserError):
     """A setting that does not exist or cannot have the value given."""
@@ -72,7 +75,7 @@ class SupernetConfig:
 
     channels: int = setting(16, "channels of the first cell", at_least=1)
     cells: int = setting(5, "cells a stage (nb201), or in all (the other spaces)", at_least=1)
-    precision: Literal["float32", "bfloat16"] = setting("float32", "arithmetic of the feature maps")
+    precision: Precision = setting("float32", "arithmetic of the feature maps")
     adapt: str = setting(
         "",
         "MODULE:FUNCTION that changes the supernet before it trains: its stem, head or criterion",

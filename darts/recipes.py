@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+
+from typing_extensions import Unpack
 
 from darts.config import ConfigError, SearchConfig, as_dict, build, merge, nearest, nested
+from darts.keywords import SearchKeywords
 from darts.methods import Method, get_method
 from darts.spaces import Space, enter, get_space
 
@@ -50,19 +53,20 @@ def _names(overrides: dict[str, Any]) -> dict[str, str]:
     return names
 
 
-def configure(**overrides: Any) -> SearchConfig:
+def configure(**settings: Unpack[SearchKeywords]) -> SearchConfig:
     """Layer a search's settings: defaults, recipe, the method's published values, overrides.
 
     Examples:
         >>> config = configure(method="edd", space="nb201", data={"source": "digits"}, epochs=20)
 
     Args:
-        overrides: fields of `SearchConfig`; groups as mappings. They win over everything else. A
+        settings: fields of `SearchConfig`; groups as mappings. They win over everything else. A
             space and a registered method may be given themselves, in place of their names.
 
     Raises:
         ConfigError: an unknown name or an impossible value.
     """
+    overrides = cast("dict[str, Any]", settings)
     overrides |= _names(overrides)
     asked = build(SearchConfig, overrides)  # before anything else: names and values are valid
     space = get_space(asked.space)

@@ -95,8 +95,9 @@ def search_like(
     theirs: Sequence[Tensor], order: Sequence[str], alphas: Sequence[Tensor], **settings: Any
 ) -> Search:
     """A search whose network has `theirs`, named by parts of a conventional network's names."""
+    base: dict[str, Any] = {"epochs": EPOCHS, "data": {"source": "digits", "batch_size": 8}}
     search = Search(
-        configure(**{"epochs": EPOCHS, "data": {"source": "digits", "batch_size": 8}} | settings),
+        configure(**base | settings),
         images=load("digits"),
     )
     views = {n: v for n, v in search.net.conventional_views().items() if "running" not in n}

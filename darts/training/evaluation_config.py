@@ -7,8 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from darts.config import ConfigError, ImageConfig, build, merge, nearest, nested, setting
+from typing_extensions import Unpack
+
+from darts.config import (
+    ConfigError,
+    ImageConfig,
+    Precision,
+    build,
+    merge,
+    nearest,
+    nested,
+    setting,
+)
 from darts.errors import UserError
+from darts.keywords import EvaluationKeywords
 from darts.networks.genotype import Genotype
 from darts.results.run_folder import RunFolder
 from darts.spaces import get_space
@@ -24,7 +36,7 @@ class NetworkConfig:
     drop_path: float = setting(
         0.0, "probability at the last epoch of dropping an operation, rising from 0", at_least=0
     )
-    precision: Literal["float32", "bfloat16"] = setting("float32", "arithmetic of the feature maps")
+    precision: Precision = setting("float32", "arithmetic of the feature maps")
     adapt: str = setting(
         "", "MODULE:FUNCTION that changes the network before it trains: its stem, head or criterion"
     )
@@ -106,7 +118,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Settings of each recipe that differ from the defaults, as {"group.name": value}."""
 
 
-def configure_evaluation(**overrides: Any) -> EvaluationConfig:
+def configure_evaluation(**overrides: Unpack[EvaluationKeywords]) -> EvaluationConfig:
     """The whole configuration: defaults, the recipe's settings, overrides.
 
     Args:

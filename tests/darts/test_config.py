@@ -53,7 +53,8 @@ def test_wrong_settings_are_named(overrides: Any, words: str) -> None:
 
 
 def test_text_from_a_command_line_is_read() -> None:
-    config = configure(epochs="7", weights={"nesterov": "no", "clip": "0"}, seed="3")
+    text: Any = {"epochs": "7", "weights": {"nesterov": "no", "clip": "0"}, "seed": "3"}
+    config = configure(**text)
     assert (config.epochs, config.weights.nesterov, config.weights.clip, config.seed) == (
         7,
         False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_a_folder_with_parts(held_out: str, tmp_path: Path) -> None:
 
 def test_a_folder_is_searched_and_trained(tmp_path: Path) -> None:
     write_images(tmp_path / "set", {"a": 20, "b": 20})
-    data = {"source": str(tmp_path / "set"), "side": 9, "batch_size": 8}
+    data: Any = {"source": str(tmp_path / "set"), "side": 9, "batch_size": 8}
     config = darts.configure(
         method="darts-v1", epochs=1, data=data, supernet={"channels": 4, "cells": 1}
     )

@@ -19,9 +19,8 @@ from darts.training.search import Callback, Result, Search, search
 
 
 def tiny(**overrides: Any) -> SearchConfig:
-    settings = {"method": "edd", "epochs": 2, "supernet": {"channels": 4, "cells": 1}}
-    batches = {"data": {"batch_size": 128}}
-    return configure(**(settings | batches | overrides))
+    settings: dict[str, Any] = {"method": "edd", "epochs": 2, "data": {"batch_size": 128}}
+    return configure(**(settings | {"supernet": {"channels": 4, "cells": 1}} | overrides))
 
 
 @pytest.fixture(scope="module")
