@@ -65,6 +65,9 @@ class Supernet(nn.Module):
         self.skeleton = skeleton(channels, cells, classes, make_cell, colours=colours)
         self.to(memory_format=torch.channels_last)
 
+    # torch.compile leaves it as it is: its kernels are fused already, hand gradients over outside
+    # autograd, and would be traced anew for every node of every cell.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self, images: Tensor, weights: Mapping[str, Tensor], live: Mapping[str, Live] | None = None
     ) -> Tensor:
