@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=1, help="searches at a time [1]; Ray decides itself"
     )
     parser.add_argument(
+        "--minutes",
+        type=float,
+        help="time for all of it; what runs then is saved and stopped, to go on another time",
+    )
+    parser.add_argument(
         "--ray",
         nargs="?",
         const="",
@@ -34,12 +39,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Run what is left and print the table."""
     if arguments.workers < 1:
         raise UserError(f"workers={arguments.workers} must be at least 1.")
+    if arguments.minutes is not None and not arguments.minutes > 0:
+        raise UserError(f"minutes={arguments.minutes:g} must be above 0.")
+    if arguments.minutes is not None and arguments.ray is not None:
+        raise UserError("--minutes is for this machine; a Ray cluster has limits of its own.")
     study = read_study(arguments.file, arguments.profile)
     results = run_study(
         study,
         workers=arguments.workers if arguments.ray is None else len(study.cells),
         report=lambda line: print(line, file=sys.stderr, flush=True),
         run=None if arguments.ray is None else run_on_ray(arguments.ray),
+        minutes=arguments.minutes,
     )
     print(markdown(results), end="")
     return 0

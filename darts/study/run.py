@@ -6,9 +6,11 @@ import fcntl
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,6 +39,7 @@ def run_study(
     workers: int = 1,
     report: Callable[[str], None] = print,
     run: Run | None = None,
+    minutes: float | None = None,
 ) -> dict[str, Any]:
     """Run what is not finished yet; `NAME.json` and `NAME.md` in the study's folder follow.
 
@@ -48,6 +51,8 @@ def run_study(
         workers: cells at a time; they share the processor's cores.
         report: told a line whenever a cell starts or ends.
         run: brings one cell to its end; by default `run_cell`, on this machine.
+        minutes: time for all of it, for `run_cell`; what runs then is saved and stopped. None: as
+            long as it takes.
 
     Returns:
         The table, as `table` gives it.
@@ -60,13 +65,20 @@ def run_study(
     report(f"{len(study.cells)} cells, {len(study.cells) - len(left)} finished before")
     (study.out / "cells").mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // workers)
-    bring = run or functools.partial(run_cell, threads=threads)
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    bring = run or functools.partial(run_cell, threads=threads, end=end)
     writing = threading.Lock()
 
+    def late() -> bool:
+        return end is not None and time.monotonic() >= end
+
     def one(cell: Cell) -> bool:
+        if late():
+            return False
         report(f"start {cell.folder.name}")
         finished = bring(cell)
-        report(f"{'end' if finished else 'NOT FINISHED'} {cell.folder.name}")
+        unfinished = "stopped" if late() else "NOT FINISHED"
+        report(f"{'end' if finished else unfinished} {cell.folder.name}")
         with writing:
             _write(study)
         return finished
@@ -78,7 +90,9 @@ def run_study(
         pool.shutdown(cancel_futures=True)  # after an interrupt no further cell is begun
     failed = [cell.folder.name for cell, good in zip(left, ended, strict=True) if not good]
     results = _write(study)
-    if failed:
+    if failed and late():
+        report(f"{len(failed)} cells are left; the same command goes on with them")
+    elif failed:
         raise UserError(
             f"{len(failed)} cells are not finished ({', '.join(failed)}); their output is in "
             f"{study.out / 'cells'}/NAME.txt, and the same command goes on with them."
@@ -111,7 +125,7 @@ def _write(study: Study) -> dict[str, Any]:
     return results
 
 
-def run_cell(cell: Cell, *, threads: int | None = None) -> bool:
+def run_cell(cell: Cell, *, threads: int | None = None, end: float | None = None) -> bool:
     """Search and evaluate one cell in processes of their own; gives whether it finished.
 
     A process that dies is started again, and resumes. Two processes never run one cell at the same
@@ -121,10 +135,11 @@ def run_cell(cell: Cell, *, threads: int | None = None) -> bool:
         cell: see `read_study`.
         threads: of each process; by default as many as it takes by itself. The environment variable
             OMP_NUM_THREADS has precedence.
+        end: when, by `time.monotonic`, the running process is asked to save its state and stop.
     """
     cell.folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(cell.folder.with_suffix(".lock")) as lock:
-        start = functools.partial(_start, cell, lock=lock, threads=threads)
+        start = functools.partial(_start, cell, lock=lock, threads=threads, end=end)
         start("search", cell.folder, cell.config, lambda: cell.searched)
         for name, config in cell.evaluations.items():
             folder = cell.evaluation(name)
@@ -143,13 +158,15 @@ def _start(
     *,
     lock: int,
     threads: int | None,
+    end: float | None,
 ) -> None:
     """Run one command to its end, again after a crash."""
     environment = dict(os.environ)
     if threads is not None:
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     for _ in range(ATTEMPTS):
-        if finished():
+        left = None if end is None else end - time.monotonic()
+        if finished() or (left is not None and left <= 0):
             break
         if (folder / "config.yaml").is_file():
             arguments = ["--resume", str(folder)]
@@ -161,14 +178,18 @@ def _start(
         if command == "search":
             arguments.append("--quiet")
         with cell.folder.with_suffix(".txt").open("a") as output:
-            status = subprocess.run(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "darts", command, *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                check=False,
                 env=environment,
                 pass_fds=(lock,),  # the process keeps the lock should this one die
-            ).returncode
+            )
+            try:
+                status = process.wait(left)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)  # it saves its state after the step it is in
+                status = process.wait()
         if status in (0, 2):  # finished, asked to stop, or a mistake that would only repeat
             break
 

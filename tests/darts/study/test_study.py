@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from importlib import import_module
@@ -117,6 +118,25 @@ def test_finished_cells_are_never_run_again(tmp_path: Path) -> None:
     assert len(ran) == 5
     assert json.loads((study.out / "study.json").read_text()) == results
     assert (study.out / "study.md").read_text() == markdown(results)
+
+
+def test_no_cell_is_begun_when_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("darts.study.run.time", SimpleNamespace(monotonic=lambda: float(clock.now)))
+
+    def slowly(cell: Cell) -> bool:
+        clock.now += 50
+        return pretend(cell)
+
+    study = read_study(write(tmp_path))
+    said: list[str] = []
+    run_study(study, run=slowly, report=said.append, minutes=1.5)
+    assert [cell.finished for cell in study.cells].count(True) == 2  # at 0 and 50 of 90 seconds
+    assert said[-1] == "2 cells are left; the same command goes on with them"
+    run_study(study, run=slowly)
+    assert all(cell.finished for cell in study.cells)
 
 
 def test_changed_configuration_is_refused(tmp_path: Path) -> None:
@@ -243,6 +263,33 @@ def kill_once(cell: Cell, *, name: str, done: threading.Event) -> threading.Thre
 
 def one_cell(folder: Path) -> Study:
     return read_study(write(folder, methods=["edd"], seeds=[0]))
+
+
+@pytest.mark.slow
+def test_a_search_out_of_time_is_saved_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
+    cell = one_cell(tmp_path).cells[0]
+
+    class OutOfTime(subprocess.Popen[bytes]):
+        """Its time is over as soon as it has saved something."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            while timeout is not None and not list(cell.folder.glob("checkpoints/*.ckpt")):
+                assert self.poll() is None
+                time.sleep(0.005)
+            if timeout is not None:
+                raise subprocess.TimeoutExpired("search", timeout)
+            return super().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("darts.study.run.subprocess.Popen", OutOfTime)
+        assert not run_cell(cell, end=time.monotonic() + 3600)
+    assert list(cell.folder.glob("checkpoints/*.ckpt"))
+    assert len(RunFolder.open(cell.folder).records()) < 2
+    assert run_cell(cell)
+    assert len(RunFolder.open(cell.folder).records()) == 2
 
 
 @pytest.mark.slow
