@@ -61,7 +61,7 @@ def mutated(
             its end, so that a uniform step is a uniform choice of the others.
         operations: their number.
     """
-    children = cells.copy()
+    children: Cells = cells.copy()
     children[np.arange(len(cells)), edges] += steps
     children %= operations
     return children
