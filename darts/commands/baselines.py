@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if out.suffix not in SUFFIXES:
         raise UserError(f"out={str(out)!r} must end in one of {', '.join(SUFFIXES)}.")
+    if not out.parent.is_dir():
+        raise UserError(f"out={str(out)!r} must lie in a folder that exists.")
     for name in arguments.searchers:
         if name not in SEARCHERS:
             raise UserError(f"searcher {name!r} is unknown; choose from {', '.join(SEARCHERS)}.")

@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("batch_size", "channels", "cells"):
         if getattr(arguments, name) < 1:
             raise UserError(f"{name}={getattr(arguments, name)} must be at least 1.")
+    if arguments.out and not Path(arguments.out).parent.is_dir():
+        raise UserError(f"out={arguments.out!r} must lie in a folder that exists.")
     check_device(arguments.device)
     table = Table.load(arguments.table)
     images = load_data(arguments.data, root=arguments.root, download=False, workers=0)

@@ -1,7 +1,7 @@
 """Jacobian covariance: how differently a network moves with each image.
 
-Mellor et al., "Neural Architecture Search without Training", first version (arXiv 2006.04647v1,
-Eq. 2-4): with v the eigenvalues of the correlation matrix of the images' gradients,
+Mellor et al., "Neural Architecture Search without Training", first version (arXiv 2006.04647v1):
+with v the eigenvalues of the correlation matrix of the images' gradients,
 -Σ log(v + k) + 1 / (v + k), k = 1e-5.
 """
 

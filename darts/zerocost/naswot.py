@@ -1,7 +1,7 @@
 """NASWOT: log |K| of the images' activation patterns, K counting the ReLUs on which two agree.
 
-Mellor et al., "Neural Architecture Search without Training" (ICML 2021), Eq. 2 and 3, summed over
-all ReLUs of the network.
+Mellor et al., "Neural Architecture Search without Training" (ICML 2021), summed over all
+ReLUs of the network.
 """
 
 from __future__ import annotations

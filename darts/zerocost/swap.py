@@ -1,6 +1,6 @@
 """SWAP: how many different sample-wise activation patterns the units of a network have.
 
-Peng et al., "SWAP-NAS" (ICLR 2024), Definitions 3.2 and 3.3, without its regularisation by size:
+Peng et al., "SWAP-NAS" (ICLR 2024), without its regularisation by size:
 the pattern of a unit says for which images of the batch it is on.
 """
 

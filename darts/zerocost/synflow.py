@@ -1,6 +1,6 @@
 """Synaptic flow: Σ |θ · ∂R/∂θ|, R the sum of the outputs of the net of |θ| on an image of ones.
 
-Tanaka et al., NeurIPS 2020, Eq. 1 and 2; as a score of architectures Abdelfattah et al., ICLR 2021.
+Tanaka et al., NeurIPS 2020; as a score of architectures Abdelfattah et al., ICLR 2021.
 As in zero-cost-nas and NASLib, batch norms are left out, and weights of convolutions and linear
 layers count.
 """

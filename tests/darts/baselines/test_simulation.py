@@ -98,5 +98,6 @@ def test_the_command_draws_curves_and_runs(
     assert main([*arguments, "--dataset", "cifar100", "--out", str(out), "--runs", str(run)]) == 2
     assert "--network-seconds" in capsys.readouterr().err
     assert main([*arguments, "--out", "curve.txt"]) == 2
+    assert main([*arguments, "--out", str(tmp_path / "no" / "x.svg")]) == 2
     assert main([*arguments, "--searchers", "bananas"]) == 2
     assert "choose from random" in capsys.readouterr().err

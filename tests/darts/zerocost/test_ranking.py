@@ -58,3 +58,5 @@ def test_the_command_ranks(
     assert main([*arguments, "--count", "1"]) == 2
     assert main([*arguments, "--scores", "zen"]) == 2
     assert "choose from params" in capsys.readouterr().err
+    assert main([*arguments, "--out", str(tmp_path / "no" / "x.csv")]) == 2
+    assert "folder that exists" in capsys.readouterr().err
