@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from darts.data import Data, Folders, load_data
 from darts.devices import parallel
@@ -27,6 +26,7 @@ from darts.results.run_folder import RunFolder
 from darts.training.evaluation_config import EvaluationConfig, parse
 from darts.training.loop import Loop, StepDone, not_kept
 from darts.training.scratch import Training
+from darts.zerocost.size import multiply_adds, parameters
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,8 @@ def cost(config: EvaluationConfig, images: Data) -> tuple[int, int]:
             classes=images.classes,
             large=isinstance(images, Folders),
             colours=images.shape[0],
-        ).eval()
+        )
         if config.network.adapt:
             attribute(config.network.adapt, "network.adapt")(net)
         image = torch.empty(1, *images.shape)
-        counter = FlopCounterMode(display=False)
-        with counter:
-            net(image)
-    return sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2
+        return int(parameters(net, image)), int(multiply_adds(net, image))
