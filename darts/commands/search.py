@@ -33,6 +33,10 @@ FLAGS = {
     "precision": "supernet.precision",
     "learning-rate": "weights.learning_rate",
     "arch-learning-rate": "arch.learning_rate",
+    "max-params": "budget.params",
+    "max-macs": "budget.macs",
+    "max-latency": "budget.latency",
+    "latency-table": "budget.table",
 }
 """Options with a name of their own; every other grouped setting goes through --set."""
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from darts.budgets.costs import counted
 from darts.data import Data, Folders, load_data
 from darts.devices import parallel
 from darts.devices.device import check_device
@@ -201,8 +201,5 @@ def cost(config: EvaluationConfig, images: Data) -> tuple[int, int]:
         ).eval()
         if config.network.adapt:
             attribute(config.network.adapt, "network.adapt")(net)
-        image = torch.empty(1, *images.shape)
-        counter = FlopCounterMode(display=False)
-        with counter:
-            net(image)
-    return sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2
+    costs = counted(net, images.shape)
+    return costs["params"], costs["macs"]

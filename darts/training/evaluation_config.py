@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from darts.config import ConfigError, ImageConfig, build, merge, nearest, nested, setting
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
 from darts.results.run_folder import RunFolder
-from darts.spaces import get_space
+from darts.spaces import Space, get_space
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,13 @@ def configure_evaluation(**overrides: Any) -> EvaluationConfig:
             if is_asked:
                 raise ConfigError(f"{path} needs a genotype of the DARTS spaces, not of nb201")
     return config
+
+
+def usual_sizes(space: Space) -> tuple[int, int]:
+    """Channels and cells of the network that `evaluate` trains of a space where none are asked."""
+    some = space.derive({name: torch.ones(cell.shape) for name, cell in space.cells.items()})
+    network = configure_evaluation(genotype=str(some)).network
+    return network.channels, network.cells
 
 
 def parse(text: str) -> Genotype:
