@@ -73,6 +73,7 @@ class Budget:
         if config.table and not limits["latency"]:
             raise ConfigError("budget.table needs budget.latency, the bound that it is for")
         self.space = space
+        self.sizes = sizes
         self.bounds = {
             kind: Bound(costs_of(kind, config, space, sizes), limit)
             for kind, limit in limits.items()

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import torch
 
-from darts.budgets.costs import Sizes
 from darts.budgets.latency import measure
-from darts.config import ConfigError
+from darts.config import BudgetConfig, ConfigError
 from darts.devices.device import check_device
 from darts.spaces import get_space
-from darts.training.evaluation_config import usual_sizes
+from darts.training.evaluation_config import bounded_sizes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,13 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     space = get_space(arguments.space)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    channels, cells = usual_sizes(space)
-    sizes = Sizes(
-        arguments.channels or channels,
-        arguments.cells or cells,
-        arguments.classes,
-        (colours, height, width),
-    )
+    asked = BudgetConfig(channels=arguments.channels or 0, cells=arguments.cells or 0)
+    sizes = bounded_sizes(space, asked, arguments.classes, (colours, height, width))
     table = measure(
         space,
         sizes,

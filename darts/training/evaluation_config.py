@@ -9,7 +9,17 @@ from typing import Any, Literal
 
 import torch
 
-from darts.config import ConfigError, ImageConfig, build, merge, nearest, nested, setting
+from darts.budgets.costs import Sizes
+from darts.config import (
+    BudgetConfig,
+    ConfigError,
+    ImageConfig,
+    build,
+    merge,
+    nearest,
+    nested,
+    setting,
+)
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
 from darts.results.run_folder import RunFolder
@@ -138,11 +148,14 @@ def configure_evaluation(**overrides: Any) -> EvaluationConfig:
     return config
 
 
-def usual_sizes(space: Space) -> tuple[int, int]:
-    """Channels and cells of the network that `evaluate` trains of a space where none are asked."""
+def bounded_sizes(
+    space: Space, budget: BudgetConfig, classes: int, shape: tuple[int, int, int]
+) -> Sizes:
+    """Sizes of the network that a budget is about: those that `evaluate` takes where none are
+    asked for."""
     some = space.derive({name: torch.ones(cell.shape) for name, cell in space.cells.items()})
-    network = configure_evaluation(genotype=str(some)).network
-    return network.channels, network.cells
+    usual = configure_evaluation(genotype=str(some)).network
+    return Sizes(budget.channels or usual.channels, budget.cells or usual.cells, classes, shape)
 
 
 def parse(text: str) -> Genotype:

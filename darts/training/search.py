@@ -14,7 +14,6 @@ from torch import Tensor
 
 from darts.benchmark.nb201 import Row, Table
 from darts.budgets.budget import Budget
-from darts.budgets.costs import Sizes
 from darts.config import BudgetConfig, SearchConfig
 from darts.data import (
     Batch,
@@ -37,7 +36,7 @@ from darts.supernet.step import Outcome, weight_step
 from darts.supernet.widen import growth, widen
 from darts.training.checkpoint import random_state, set_random_state
 from darts.training.divergence import check_finite
-from darts.training.evaluation_config import usual_sizes
+from darts.training.evaluation_config import bounded_sizes
 from darts.training.held_out import BatchLoss, HeldOut, summary
 from darts.training.loop import Loop, StepDone, not_kept, sgd
 
@@ -146,13 +145,7 @@ class Search:
         config, space = self.config.budget, self.space
         if config == BudgetConfig():
             return None
-        channels, cells = usual_sizes(space)
-        sizes = Sizes(
-            config.channels or channels,
-            config.cells or cells,
-            self.images.classes,
-            self.images.shape,
-        )
+        sizes = bounded_sizes(space, config, self.images.classes, self.images.shape)
         return Budget(space, config, sizes, self.config.device)
 
     def _build(self) -> None:
