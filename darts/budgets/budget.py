@@ -11,7 +11,7 @@ from torch import Tensor
 
 from darts.budgets.costs import Costs, Sizes, count
 from darts.budgets.latency import LatencyTable
-from darts.budgets.within import Bound, best_within, cheapest, preferences
+from darts.budgets.within import Bound, alive, best_within, cheapest, preferences
 from darts.config import BudgetConfig, ConfigError
 from darts.errors import UserError
 from darts.networks.genotype import KEPT_EDGES, Genotype
@@ -177,8 +177,9 @@ class Budget:
     def choose(
         self, genotype: Genotype, scores: Mapping[str, Tensor], logits: Mapping[str, Tensor]
     ) -> Genotype:
-        """`genotype` where it meets the bounds; else the best that does, by the sum of log β."""
-        if self.allows(genotype):
+        """`genotype` where it meets the bounds and its output depends on its input; else the best
+        architecture that does both, by the sum of log β."""
+        if self.allows(genotype) and alive(self.space, genotype):
             return genotype
         values = preferences(scores, logits)
         found = best_within(self.space, values, list(self.bounds.values()))

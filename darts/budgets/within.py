@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 from torch import Tensor
 
 from darts.budgets.costs import Costs
 from darts.networks.genotype import KEPT_EDGES, Choice, Genotype
 from darts.spaces import Space
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Bound(NamedTuple):
@@ -39,7 +40,8 @@ def best_within(
     """The architecture with the largest sum of values among those that meet every bound.
 
     What an architecture is, is the space's: one operation an edge, or, where edges are left out,
-    two edges a node with an operation other than `none` (`Space.derive`).
+    two edges a node with an operation other than `none` (`Space.derive`). One whose output does not
+    depend on its input, because of `none`, is not taken.
 
     Args:
         space: of the architectures.
@@ -49,60 +51,100 @@ def best_within(
     Returns:
         None where no architecture meets them all.
     """
-    few = space.leaves_edges_out
     options = [
         _Option(cell, edge, column)
         for cell, table in space.cells.items()
         for edge, row in enumerate(table.candidates)
         for column, name in enumerate(row)
-        if not (few and name == "none")
+        if not (space.leaves_edges_out and name == "none")
     ]
-    # An edge has at most one operation, and a group of edges as many as are kept.
-    edges: dict[object, list[int]] = {}
-    groups: dict[object, list[int]] = {}
-    for place, (cell, edge, _) in enumerate(options):
-        edges.setdefault((cell, edge), []).append(place)
-        node = space.cells[cell].edges[edge][1]
-        groups.setdefault((cell, node if few else edge), []).append(place)
-    exact = [
-        min(KEPT_EDGES, len({options[place].edge for place in group})) if few else 1
-        for group in groups.values()
-    ]
-    rules = [
-        LinearConstraint(_incidence(groups.values(), len(options)), exact, exact),
-        LinearConstraint(_incidence(edges.values(), len(options)), 0, 1),
-    ]
-    aim = np.array([float(values[o.cell][o.edge, o.column]) for o in options])
+    flows = [(cell, edge) for cell, t in space.cells.items() for edge in range(len(t.edges))]
+    rules = [*_choice(space, options, len(flows)), _path(space, options, flows)]
+
+    def row(table: Mapping[str, Tensor]) -> Array:
+        chosen = [float(table[o.cell][o.edge, o.column]) for o in options]
+        return np.array([*chosen, *[0.0] * len(flows)])
+
     # The solver may be past a bound by a rounding of its own; then it is asked for a little less.
     for share in (1.0, 1 - 1e-7, 1 - 1e-6, 1 - 1e-5):
         limits = [
-            LinearConstraint(
-                np.array([float(costs.edges[o.cell][o.edge, o.column]) for o in options]) / limit,
-                -np.inf,
-                share - costs.constant / limit,
-            )
+            LinearConstraint(row(costs.edges) / limit, -np.inf, share - costs.constant / limit)
             for costs, limit in bounds
         ]
         found = milp(
-            -aim,
-            integrality=np.ones(len(options)),
+            -row(values),
+            integrality=[1] * len(options) + [0] * len(flows),
             bounds=Bounds(0, 1),
             constraints=[*rules, *limits],
             options={"mip_rel_gap": 0.0},
         )
         if found.x is None:
             return None
-        genotype = _genotype(space, [o for o, x in zip(options, found.x, strict=True) if x > 0.5])
+        chosen = found.x[: len(options)] > 0.5
+        genotype = _genotype(space, [o for o, x in zip(options, chosen, strict=True) if x])
         if all(costs.of(space, genotype) <= limit for costs, limit in bounds):
             return genotype
     return None
 
 
-def _incidence(groups: Iterable[Sequence[int]], columns: int) -> coo_array:
-    """A row a group, with ones at its members."""
-    pairs = [(row, column) for row, group in enumerate(groups) for column in group]
-    rows, places = zip(*pairs, strict=True)
-    return coo_array((np.ones(len(pairs)), (rows, places)), shape=(rows[-1] + 1, columns))
+def _choice(space: Space, options: Sequence[_Option], flows: int) -> list[LinearConstraint]:
+    """An edge has at most one operation, and a group of edges as many as are kept."""
+    few = space.leaves_edges_out
+    edges: dict[object, Array] = {}
+    groups: dict[object, Array] = {}
+    kept: dict[object, int] = {}
+    for place, (cell, edge, _) in enumerate(options):
+        table = space.cells[cell]
+        node = table.edges[edge][1]
+        group = cell, node if few else edge
+        kept[group] = min(KEPT_EDGES, len(table.incoming(node))) if few else 1
+        for rows, key in ((edges, (cell, edge)), (groups, group)):
+            rows.setdefault(key, np.zeros(len(options) + flows))[place] = 1
+    exact = [kept[group] for group in groups]
+    return [
+        LinearConstraint(np.stack([*edges.values()]), 0, 1),
+        LinearConstraint(np.stack([*groups.values()]), exact, exact),
+    ]
+
+
+def _path(
+    space: Space, options: Sequence[_Option], flows: Sequence[tuple[str, int]]
+) -> LinearConstraint:
+    """A unit flows from the inputs to each node that is an output, over edges without `none`.
+
+    Where edges are left out no operation is `none`, and nothing is asked.
+    """
+    columns = len(options) + len(flows)
+    rows, least, most = [np.zeros(columns)], [0.0], [0.0]
+    for place, (cell, edge) in enumerate(flows, start=len(options)):
+        # No more flow than there is of operations other than `none`.
+        row = np.zeros(columns)
+        row[place] = 1
+        for column, option in enumerate(options):
+            name = space.cells[option.cell].candidates[option.edge][option.column]
+            if option[:2] == (cell, edge) and name != "none":
+                row[column] = -1
+        rows, least, most = [*rows, row], [*least, -1.0], [*most, 0.0]
+    for cell, table in space.cells.items() if not space.leaves_edges_out else ():
+        for node in table.nodes:
+            row = np.zeros(columns)
+            for sign, of_node in ((1, table.incoming(node)), (-1, table.outgoing(node))):
+                row[[len(options) + flows.index((cell, edge)) for edge in of_node]] = sign
+            arrives = float(node == table.nodes[-1])
+            rows, least, most = [*rows, row], [*least, arrives], [*most, arrives]
+    return LinearConstraint(np.stack(rows), least, most)
+
+
+def alive(space: Space, genotype: Genotype) -> bool:
+    """Whether the output of every cell depends on its input: a path of other than `none`."""
+    for name, table in space.cells.items():
+        reached = set(range(table.inputs))
+        for operation, source, target in sorted(genotype.cell(name), key=lambda c: c.source):
+            if operation != "none" and source in reached:
+                reached.add(target)
+        if not space.leaves_edges_out and table.nodes[-1] not in reached:
+            return False
+    return True
 
 
 def _genotype(space: Space, chosen: Sequence[_Option]) -> Genotype:

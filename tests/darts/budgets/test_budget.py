@@ -66,7 +66,7 @@ def test_where_edges_are_left_out_two_a_node_count_and_none_never(space: Space) 
     sizes = Sizes(16, 5, 10, (3, 8, 8))
     budget = Budget(space, BudgetConfig(params=1e6), sizes, "cpu")
     for name, cell in space.cells.items():
-        chances = budget.distribution(name, random_logits(space)[name].softmax(-1))
+        chances = budget.distribution(name, random_logits(space)[name].detach().softmax(-1))
         assert not any(
             chances[e, row.index("none")] for e, row in enumerate(cell.candidates) if "none" in row
         )

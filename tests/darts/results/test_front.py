@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
@@ -46,7 +47,9 @@ def test_files_and_colours(tmp_path: Path) -> None:
     axes = Figure().subplots()
     front.draw(axes)
     dots = {
-        line.get_xdata()[0]: line.get_color() for line in axes.lines if line.get_marker() == "o"
-    }  # type: ignore[index]
+        float(np.asarray(line.get_xdata())[0]): line.get_color()
+        for line in axes.lines
+        if line.get_marker() == "o"
+    }
     assert to_hex(dots[2000]) == "#b6bec6"
     assert dots[1000] == dots[20_000] != dots[2000]
