@@ -114,6 +114,28 @@ class ArchConfig:
 
 
 @dataclass(frozen=True)
+class BudgetConfig:
+    """What the network found may cost at most, as `python -m darts evaluate` then trains it."""
+
+    params: float = setting(0.0, "most parameters of the network found; 0 = any", at_least=0)
+    macs: float = setting(
+        0.0, "most multiply-adds of the network found, for one image; 0 = any", at_least=0
+    )
+    latency: float = setting(
+        0.0,
+        "most milliseconds a picture of the network found, by budget.table; 0 = any",
+        at_least=0,
+    )
+    table: str = setting("", "file that `python -m darts latency` wrote on the device in question")
+    channels: int = setting(
+        0, "channels of the network that is bounded; 0 = those that evaluate takes", at_least=0
+    )
+    cells: int = setting(
+        0, "cells of the network that is bounded; 0 = those that evaluate takes", at_least=0
+    )
+
+
+@dataclass(frozen=True)
 class SearchConfig:
     """Everything that decides a search; `darts.search(config)` runs it."""
 
@@ -134,6 +156,7 @@ class SearchConfig:
     supernet: SupernetConfig = field(default_factory=SupernetConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
     arch: ArchConfig = field(default_factory=ArchConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     options: Mapping[str, Any] = field(
         default_factory=dict, metadata={"doc": "the method's own settings"}
     )

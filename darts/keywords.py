@@ -70,6 +70,17 @@ class ArchKeywords(TypedDict, total=False):
     warmup: int
 
 
+class BudgetKeywords(TypedDict, total=False):
+    """Keywords of `BudgetConfig`."""
+
+    params: float
+    macs: float
+    latency: float
+    table: str
+    channels: int
+    cells: int
+
+
 class SearchKeywords(TypedDict, total=False):
     """Keywords of `SearchConfig`; a method and a space may be given themselves."""
 
@@ -86,6 +97,7 @@ class SearchKeywords(TypedDict, total=False):
     supernet: SupernetKeywords
     weights: WeightKeywords
     arch: ArchKeywords
+    budget: BudgetKeywords
     options: Mapping[str, Any]
 
 

@@ -33,21 +33,30 @@ FLAGS = {
     "precision": "supernet.precision",
     "learning-rate": "weights.learning_rate",
     "arch-learning-rate": "arch.learning_rate",
+    "max-params": "budget.params",
+    "max-macs": "budget.macs",
+    "max-latency": "budget.latency",
+    "latency-table": "budget.table",
 }
 """Options with a name of their own; every other grouped setting goes through --set."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare every setting; values stay text until the configuration checks them."""
+    add_settings(parser)
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard files into the run folder"
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """What every command that searches takes."""
     options.declare(parser, SearchConfig, FLAGS)
     parser.add_argument("--quiet", action="store_true", help="plain lines without a progress bar")
     parser.add_argument(
         "--evaluate",
         action="store_true",
         help="then train the found network from scratch for a few epochs, and test it",
-    )
-    parser.add_argument(
-        "--tensorboard", action="store_true", help="write TensorBoard files into the run folder"
     )
     parser.add_argument_group(
         "settings of single methods",
@@ -92,15 +101,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def short_evaluation(search: Search, result: Result) -> Evaluation:
-    """A short training from scratch of what was found, in the run folder's `evaluation`."""
+    """A short training from scratch of what was found, in the run folder's `evaluation`.
+
+    Under a budget it is the network that is bounded, else one of the supernet's size.
+    """
     config = search.config
+    of = search.budget.sizes if search.budget else config.supernet
     settings = configure_evaluation(
         genotype=str(result.genotype),
         seed=config.seed,
         device=config.device,
         out=os.path.join(config.out, "evaluation") if config.out else "",
         data={"source": config.data.source, "batch_size": min(64, config.data.batch_size)},
-        network={"channels": config.supernet.channels, "cells": config.supernet.cells},
+        network={"channels": of.channels, "cells": of.cells},
     )
     print(
         f"training the found network from scratch: {settings.training.epochs} epochs, "

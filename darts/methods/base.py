@@ -84,6 +84,10 @@ class Trainer(Protocol):
         """
         ...
 
+    def allows(self, genotype: Genotype) -> bool:
+        """Whether an architecture is within the search's budget; all are where there is none."""
+        ...
+
     def validation_loss(self, weights: Weights) -> Tensor:
         """Loss of the supernet on one fixed, unaugmented batch of the arch half."""
         ...
@@ -114,6 +118,9 @@ class Method:
         """The method's own settings."""
 
     options: Options
+    pull: Callable[[Weights, list[Tensor], list[Tensor]], list[Tensor]] | None = None
+    """What a search under a budget makes of every arch step's gradients, given `probabilities()`,
+    `parameters()` and the gradients."""
 
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:
@@ -231,6 +238,8 @@ class Method:
     def arch_step(self, step: Step) -> None:
         """One move of α: gradients, clipping by global norm, update."""
         gradients = self.arch_gradients(step)
+        if self.pull:
+            gradients = self.pull(self.probabilities(), self.parameters(), gradients)
         norms = [g.norm(dim=-1) for g in gradients[: len(self.logits)]]
         self._norms += torch.cat([*norms, norms[0].new_ones(1)])
         if self.config.arch.clip:

@@ -77,8 +77,9 @@ class RandomSearch(Method):
         return self.draw()
 
     def select(self, trainer: Trainer) -> Genotype:
-        """The best of several architectures by validation accuracy."""
+        """The best of several architectures, within a budget if there is one, by accuracy."""
         drawn = [self.draw() for _ in range(self.options.samples)]
+        drawn = [d for d in drawn if trainer.allows(self.space.derive(d))] or drawn
         if len(drawn) == 1:
             return self.space.derive(drawn[0])
         few = self.options.images

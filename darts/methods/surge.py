@@ -9,8 +9,9 @@ level [and] guarantees the strict search fairness", and a latency predictor. Ass
 edge draws an order of its M operations without replacement (Gumbel-top-k, which follows
 softmax(α)); each of the next M steps runs the operation at that place, so that each is trained once
 in M steps; α's gradient is straight-through as in GDAS; the regularisation is a weight times the
-mean of β on skip_connect; latency is the expected sum over edges of a table's entries, times a
-weight.
+mean of β on skip_connect. In the predictor's place stands every method's own budget: with
+`--max-latency` the expected latency by a table that was measured on the device is a term of the
+arch step (`darts.budgets`).
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from darts.config import ConfigError, setting
+from darts.config import setting
 from darts.methods.base import Loss, Step, Weights, register
 from darts.methods.gdas import SinglePath, chosen
 
 
-@register("surge", "one level, ordered single-path sampling, optional latency")
+@register("surge", "one level, ordered single-path sampling")
 class SurgeNAS(SinglePath):
-    """Replaces GDAS's sampling by an order, and adds two penalties."""
+    """Replaces GDAS's sampling by an order, and adds a penalty."""
 
     single_level = True
     steady = True
@@ -36,11 +37,9 @@ class SurgeNAS(SinglePath):
 
     @dataclass(frozen=True)
     class Options(SinglePath.Options):
-        """The penalties."""
+        """The penalty's weight."""
 
         identity: float = setting(0.1, "weight of the mean β on skip_connect", at_least=0)
-        latency: str = setting("", "latencies as name=milliseconds,name=milliseconds")
-        latency_weight: float = setting(0.1, "weight of the expected latency", at_least=0)
 
     options: Options
 
@@ -48,26 +47,17 @@ class SurgeNAS(SinglePath):
         super().__init__(*arguments)
         self.place = torch.zeros((), dtype=torch.int64, device=self.device)
         self.ranks = {cell: torch.zeros_like(a).detach() for cell, a in self.logits.items()}
-        costs = read_latencies(self.options.latency)
-        for cell in self.space.cells.values() if costs else ():
-            missing = {name for row in cell.candidates for name in row}.difference(costs)
-            if missing:
-                raise ConfigError(f"options.latency lacks {', '.join(sorted(missing))}")
-        self.penalties = {name: self._penalty(costs, name) for name in self.space.cells}
-
-    def _penalty(self, costs: dict[str, float], cell: str) -> Tensor:
+        self.penalties = {
+            name: torch.tensor(
+                [
+                    [self.options.identity / len(cell.edges) * (o == "skip_connect") for o in row]
+                    for row in cell.candidates
+                ],
+                device=self.device,
+            )
+            for name, cell in self.space.cells.items()
+        }
         """What a unit of β on each operation costs, [edges, operations]."""
-        table = self.space.cells[cell]
-        share = self.options.identity / len(table.edges)
-        rows = [
-            [
-                share * (name == "skip_connect")
-                + self.options.latency_weight * costs.get(name, 0.0)
-                for name in row
-            ]
-            for row in table.candidates
-        ]
-        return torch.tensor(rows, device=self.device)
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -94,19 +84,8 @@ class SurgeNAS(SinglePath):
         return super().training_weights(step)
 
     def arch_objective(self, loss: Loss) -> Tensor:
-        """The path's loss and both penalties on β."""
+        """The path's loss, and a weight times the mean β on skip_connect over a cell's edges."""
         objective = super().arch_objective(loss)
         for cell, beta in self.probabilities().items():
             objective = objective + (beta * self.penalties[cell]).sum()
         return objective
-
-
-def read_latencies(text: str) -> dict[str, float]:
-    """Parse "name=1.2,name=0.3"; ConfigError where it is not of that form."""
-    try:
-        pairs = [pair.split("=") for pair in text.split(",") if pair]
-        return {name.strip(): float(value) for name, value in pairs}
-    except ValueError:
-        raise ConfigError(
-            f"options.latency must look like name=1.2,name=0.3, not {text!r}"
-        ) from None

@@ -22,6 +22,9 @@ from darts.networks.skeleton import (
 class DiscreteCell(nn.Module):
     """A NAS-Bench-201 cell: each node is the sum of its incoming edges, the last is the output."""
 
+    name = "cell"
+    """Its cell type."""
+
     def __init__(self, choices: Sequence[Choice], channels: int) -> None:
         super().__init__()
         self.choices = tuple(choices)
@@ -42,6 +45,7 @@ class DiscreteTwoInputCell(nn.Module):
 
     def __init__(self, choices: Sequence[Choice], place: Place) -> None:
         super().__init__()
+        self.name = place.name
         older, old = place.inputs
         c = place.channels
         self.preprocess0: nn.Module = (

@@ -56,6 +56,9 @@ class EpochRecord(TypedDict, total=False):
     """β at the end of the epoch: cell type to [edges, operations]."""
     gradient_norms: dict[str, list[float]]
     """Mean L2 norm of dL/dα over the epoch's arch steps: cell type to [edges]."""
+    budget: dict[str, dict[str, float]]
+    """Of a search under a budget, by kind: `cost` of the architecture, `limit`, and the `weight` of
+    the arch step's term."""
     nb201: dict[str, float]
     """Looked-up test accuracy in percent by data set, where a table was given."""
 

@@ -21,12 +21,12 @@ from darts.devices import parallel
 from darts.devices.device import check_device
 from darts.networks.genotype import Genotype
 from darts.networks.network import build_network
+from darts.networks.size import multiply_adds, parameters
 from darts.plugins import attribute
 from darts.results.run_folder import RunFolder
 from darts.training.evaluation_config import EvaluationConfig, parse
 from darts.training.loop import Loop, StepDone, not_kept
 from darts.training.scratch import Training
-from darts.zerocost.size import multiply_adds, parameters
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from typing_extensions import Unpack
 
+from darts.budgets.costs import Sizes
 from darts.config import (
+    BudgetConfig,
     ConfigError,
     ImageConfig,
     Precision,
@@ -23,7 +26,7 @@ from darts.errors import UserError
 from darts.keywords import EvaluationKeywords
 from darts.networks.genotype import Genotype
 from darts.results.run_folder import RunFolder
-from darts.spaces import get_space
+from darts.spaces import Space, get_space
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,16 @@ def configure_evaluation(**overrides: Unpack[EvaluationKeywords]) -> EvaluationC
             if is_asked:
                 raise ConfigError(f"{path} needs a genotype of the DARTS spaces, not of nb201")
     return config
+
+
+def bounded_sizes(
+    space: Space, budget: BudgetConfig, classes: int, shape: tuple[int, int, int]
+) -> Sizes:
+    """Sizes of the network that a budget is about: those that `evaluate` takes where none are
+    asked for."""
+    some = space.derive({name: torch.ones(cell.shape) for name, cell in space.cells.items()})
+    usual = configure_evaluation(genotype=str(some)).network
+    return Sizes(budget.channels or usual.channels, budget.cells or usual.cells, classes, shape)
 
 
 def parse(text: str) -> Genotype:

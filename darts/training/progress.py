@@ -83,6 +83,8 @@ class Progress(Callback):
         if self.bar:
             self.bar.stop()
         self.console.print(f"genotype  {result.genotype}")
+        if search.budget:
+            self.console.print(f"budget  {search.budget.summary(result.genotype)}")
         if search.table:
             self.console.print(search.table.verdict(str(result.genotype)))
         if result.folder:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from darts.benchmark.nb201 import Row, Table
-from darts.config import SearchConfig
+from darts.budgets.budget import Budget
+from darts.config import BudgetConfig, SearchConfig
 from darts.data import (
     Batch,
     ImageSet,
@@ -35,6 +36,7 @@ from darts.supernet.step import Outcome, weight_step
 from darts.supernet.widen import growth, widen
 from darts.training.checkpoint import random_state, set_random_state
 from darts.training.divergence import check_finite
+from darts.training.evaluation_config import bounded_sizes
 from darts.training.held_out import BatchLoss, HeldOut, summary
 from darts.training.loop import Loop, StepDone, not_kept, sgd
 
@@ -114,6 +116,8 @@ class Search:
         self.held_out = HeldOut(self.images, config)
         torch.manual_seed(config.seed)
         self.method = get_method(config.method)(self.space, config)
+        self.budget = self._budget()
+        self.method.pull = self.budget.pull if self.budget else None
         self.batches = SearchBatches(
             self.images,
             batch_size=data.batch_size,
@@ -135,6 +139,14 @@ class Search:
         self.seconds = 0.0
         """Time that the running epoch took before it was interrupted."""
         self.loop = Loop(config, self, resume=resume)
+
+    def _budget(self) -> Budget | None:
+        """The bounds on the network that `evaluate` trains, where any is asked for."""
+        config, space = self.config.budget, self.space
+        if config == BudgetConfig():
+            return None
+        sizes = bounded_sizes(space, config, self.images.classes, self.images.shape)
+        return Budget(space, config, sizes, self.config.device)
 
     def _build(self) -> None:
         """The supernet as the method wants it now, and its optimiser."""
@@ -180,6 +192,8 @@ class Search:
             callback.started(self)
         self.loop.run(self._tell)
         genotype = self.method.select(self)
+        if self.budget:
+            genotype = self.budget.choose(genotype, self.method.scores(), self.method.logits)
         row = self.table[str(genotype)] if self.table else None
         folder = self.loop.folder
         path = folder.path if folder else None
@@ -230,6 +244,8 @@ class Search:
         losses = torch.stack(self.losses).cpu()  # the epoch's only wait for the device
         self.check_finite()
         self.method.end_epoch(self)
+        if self.budget and self.method.alpha_moves:
+            self.budget.adapt(self.space.derive(self.method.scores()))
         record = self.record(losses)
         record["seconds"] = time.perf_counter() - start
         record["cpu_seconds"] = time.process_time() - worked
@@ -263,6 +279,7 @@ class Search:
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
+            "budget": self.budget.state_dict() if self.budget else None,
             "batches": self.batches.state_dict(),
             "random": random_state(self.config.device),
         }
@@ -273,6 +290,8 @@ class Search:
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.losses = [loss.to(self.config.device) for loss in state["losses"]]
         self.method.load_state_dict(state["method"])
+        if self.budget:
+            self.budget.load_state_dict(state["budget"])
         if self.method.supernet_options() != self._built_with:
             self._build()
         self.net.load_state_dict(state["net"])
@@ -309,6 +328,10 @@ class Search:
         self.optimizer.step()
         return outcome
 
+    def allows(self, genotype: Genotype) -> bool:
+        """See `darts.methods.base.Trainer`."""
+        return self.budget is None or self.budget.allows(genotype)
+
     def validation_loss(self, weights: Weights) -> Tensor:
         """Loss of the supernet on the first batch of the arch half, unaugmented."""
         return self.held_out.loss(self.net, weights)
@@ -344,6 +367,8 @@ class Search:
             record["gradient_norms"] = self.method.gradient_norms()
         if (beta := self.method.discretised()) is not None:
             record["running_accuracy"] = self.evaluate(beta, running_statistics=True)[1]
+        if self.budget:
+            record["budget"] = self.budget.record(found)
         if self.table:
             record["nb201"] = self.table[genotype].test
         return record

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from darts.networks.size import multiply_adds, parameters
 from darts.zerocost.jacob_cov import jacob_cov
 from darts.zerocost.naswot import naswot
-from darts.zerocost.size import multiply_adds, parameters
 from darts.zerocost.swap import swap
 from darts.zerocost.synflow import synflow
 

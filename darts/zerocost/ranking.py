@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from darts.networks.network import build_network
-from darts.zerocost.size import multiply_adds, parameters
+from darts.networks.size import multiply_adds, parameters
 
 
 class Correlation(NamedTuple):

@@ -29,6 +29,9 @@ class Judge:
         score = sum(float((self.values[cell] * beta).sum()) for cell, beta in weights.items())
         return -score, score
 
+    def allows(self, genotype: Any) -> bool:
+        return True
+
 
 def test_pt_picks_the_operation_whose_removal_hurts_most() -> None:
     method = make("darts-pt")

@@ -10,8 +10,8 @@ import torch
 from darts.benchmark.nb201 import SIZE, Table
 from darts.cli import main
 from darts.networks.network import build_network
+from darts.networks.size import multiply_adds
 from darts.zerocost.ranking import correlation, sizes
-from darts.zerocost.size import multiply_adds
 
 
 def test_correlation_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds: the scores that every other one has to beat."""
+"""What a network costs: parameters and multiply-adds."""
 
 from __future__ import annotations
 

@@ -1,0 +1,168 @@
+"""What each operation of a space costs in the network that is built of an architecture.
+
+A cost is a constant (stem, head, reductions, the cells' own convolutions) plus a sum over edges, so
+that any architecture's is known from one table. Parameters and multiply-adds are counted, one
+operation at one shape at a time, on the network's own modules: the sum is the network's count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from darts.networks.genotype import Choice, Genotype
+from darts.networks.network import build_network
+from darts.networks.operations import OPERATIONS
+from darts.networks.size import multiply_adds, parameters
+from darts.spaces import Space
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the stand-alone network; see `darts.build_network`."""
+
+    channels: int
+    cells: int
+    classes: int
+    shape: tuple[int, int, int]
+    """Of an image: (colours, height, width)."""
+
+    def build(self, genotype: Genotype) -> nn.Module:
+        """The network, in evaluation mode."""
+        return build_network(
+            genotype,
+            channels=self.channels,
+            cells=self.cells,
+            classes=self.classes,
+            colours=self.shape[0],
+        ).eval()
+
+
+class Visit(NamedTuple):
+    """The map that an operation on an edge is given, somewhere in the network."""
+
+    cell: str
+    edge: int
+    shape: tuple[int, int, int]
+    """(channels, height, width)."""
+    stride: int
+
+    def operation(self, name: str) -> nn.Module:
+        """The candidate called `name` at this shape, in evaluation mode."""
+        return OPERATIONS[name](self.shape[0], self.stride, True, True).eval()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """One kind of cost of every architecture of a space."""
+
+    constant: float
+    """Of everything but the operations on edges."""
+    edges: Mapping[str, Tensor]
+    """Cell type → float64 [edges, operations]: of an operation on an edge, in all its cells."""
+
+    def of(self, space: Space, genotype: Genotype) -> float:
+        """The whole network's."""
+        chosen = space.discrete(genotype)
+        return self.constant + sum(
+            float((costs * chosen[cell].double()).sum()) for cell, costs in self.edges.items()
+        )
+
+
+class Hollow(nn.Module):
+    """In the place of an operation: passes its map on, at the output's size, for nothing."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x[:, :, :: self.stride, :: self.stride]
+
+
+def hollow(space: Space, genotype: Genotype, sizes: Sizes) -> nn.Module:
+    """The network of `genotype` without its operations, which are all that an edge costs."""
+    net = sizes.build(genotype)
+    for cell, table in _cells(space, net):
+        cell.operations = nn.ModuleList(
+            Hollow(table.stride(table.edges.index((c.source, c.target)))) for c in cell.choices
+        )
+    return net
+
+
+def _cells(space: Space, net: nn.Module) -> list[tuple[Any, Any]]:
+    """The cells of a stand-alone network, each with its table."""
+    cells: Any = net.cells
+    return [(cell, space.cells[cell.name]) for cell in cells if hasattr(cell, "choices")]
+
+
+def visits(space: Space, sizes: Sizes) -> Counter[Visit]:
+    """Every map that enters an edge's operations, and how many cells have it."""
+    every_edge = Genotype(
+        space.skeleton,
+        tuple(
+            (name, tuple(Choice(row[0], *e) for row, e in zip(t.candidates, t.edges, strict=True)))
+            for name, t in space.cells.items()
+        ),
+    )
+    found: Counter[Visit] = Counter()
+
+    def note(cell: str, edge: int, module: nn.Module, maps: tuple[Tensor]) -> None:
+        channels, height, width = maps[0].shape[1:]
+        found[Visit(cell, edge, (channels, height, width), int(module.stride))] += 1  # type: ignore[arg-type]
+
+    with torch.device("meta"), torch.no_grad():
+        net = hollow(space, every_edge, sizes)
+        for cell, _ in _cells(space, net):
+            for edge, place in enumerate(cell.operations):
+                place.register_forward_pre_hook(partial(note, cell.name, edge))
+        net(torch.empty(1, *sizes.shape))
+    return found
+
+
+def counted(net: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """Parameters, and multiply-adds of one map of `shape` ([channels, height, width]).
+
+    Multiply-adds are those of convolutions and matrix products, the field's "FLOPs". `net` must
+    have been made on the device "meta".
+    """
+    with torch.device("meta"), torch.no_grad():
+        image = torch.empty(1, *shape)
+        return {"params": int(parameters(net, image)), "macs": int(multiply_adds(net, image))}
+
+
+def tabulate(space: Space, sizes: Sizes, constant: float, price: Any) -> Costs:
+    """Costs from the price of an operation (name) at a `Visit`, asked once for each shape."""
+    edges = {
+        name: torch.zeros(cell.shape, dtype=torch.float64) for name, cell in space.cells.items()
+    }
+    known: dict[Any, float] = {}
+    for visit, times in visits(space, sizes).items():
+        for column, name in enumerate(space.cells[visit.cell].candidates[visit.edge]):
+            key = name, visit.shape, visit.stride
+            if key not in known:
+                known[key] = price(name, visit)
+            edges[visit.cell][visit.edge, column] += times * known[key]
+    return Costs(constant, edges)
+
+
+def count(space: Space, sizes: Sizes) -> dict[str, Costs]:
+    """Parameters ("params") and multiply-adds ("macs") of every architecture, exactly.
+
+    They are those that `python -m darts evaluate` prints for the network of these sizes.
+    """
+    some = space.derive({name: torch.ones(cell.shape) for name, cell in space.cells.items()})
+    with torch.device("meta"):
+        constant = counted(hollow(space, some, sizes), sizes.shape)
+
+    def price(what: str, name: str, visit: Visit) -> int:
+        with torch.device("meta"):
+            return counted(visit.operation(name), visit.shape)[what]
+
+    return {what: tabulate(space, sizes, constant[what], partial(price, what)) for what in constant}
