@@ -7,11 +7,12 @@ labels, float32 [N, K] for numbers. A network has an output for each class, labe
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from darts.config import ImageConfig
 from darts.errors import UserError
@@ -51,35 +52,31 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 """Logits [B, K] and labels of a batch → the mean loss, 0-d."""
 
 
-class Loss(nn.Module):
-    """One of the named losses, with weights.
+@dataclass(frozen=True)
+class Loss:
+    """One of the named losses, with weights; called as a `Criterion`.
 
-    ``forward``: logits [B, K] and labels → mean over the batch (and the outputs), 0-d. Weighted
-    samples are divided by their number, not by their weights' sum, so that the mean over processes
-    is the mean over the whole batch.
-
-    Args:
-        kind: what the labels are.
-        weights: float32 [K] or None; of each class, or of each label where it is present.
-        smoothing: label smoothing of the cross-entropy.
+    The mean is over the batch and the outputs. Weighted samples are divided by their number, not
+    by the sum of their weights, so that the mean over processes is that of the whole batch.
     """
 
-    def __init__(self, kind: Kind, weights: Tensor | None, smoothing: float) -> None:
-        super().__init__()
-        self.kind, self.smoothing = kind, smoothing
-        self.weights: Tensor | None
-        self.register_buffer("weights", weights, persistent=False)
+    kind: Kind
+    weights: Tensor | None
+    """Float32 [K], of each class, or of each label where it is present."""
+    smoothing: float
+    """Label smoothing of the cross-entropy."""
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss, 0-d."""
         if self.kind.loss == "mse":
             return F.mse_loss(logits, labels.to(logits.dtype))
         weights = None if self.weights is None else self.weights.to(logits.dtype)
         if self.kind.loss == "bce":
             wanted = labels.to(logits.dtype)
             return F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weights)
-        if weights is None:
-            return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         smoothing = self.smoothing
+        if weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
         each = F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing)
         return each.mean()
 
