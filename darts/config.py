@@ -56,6 +56,13 @@ class ImageConfig:
     root: str = setting("data", "folder that holds the data sets of torchvision, and ImageNet16")
     download: bool = setting(False, "fetch a torchvision data set that is not in root")
     augment: bool = setting(True, "shift training images, and mirror them where the set allows it")
+    loss: str = setting(
+        "cross-entropy",
+        "cross-entropy (one class an image), bce (several labels), mse (numbers), MODULE:FUNCTION",
+    )
+    class_weights: str = setting(
+        "", "weights of classes in the loss: balanced, or numbers with commas between; empty = 1"
+    )
     batch_size: int = setting(64, "images a step", at_least=1)
     cutout: int = setting(0, "side of the square cut out of training images; 0 = none", at_least=0)
 
@@ -65,6 +72,7 @@ class DataConfig(ImageConfig):
     """What is searched on, and how it is shared out."""
 
     split: str = setting("", "JSON file of the weight/arch split; empty = a random half each")
+    stratified: bool = setting(False, "random halves that share out every class evenly")
     keep_last: bool = setting(False, "keep the last batch of an epoch where it is smaller")
     replacement: bool = setting(False, "draw the images of arch steps with replacement")
 
@@ -273,6 +281,12 @@ def _convert(path: str, value: Any, hint: Any) -> Any:
         return dict(value)
     if hint is bool:
         return _boolean(path, value)
+    if hint is str and isinstance(value, types.FunctionType):
+        if not value.__qualname__.isidentifier():
+            raise ConfigError(
+                f"{path} must be a function at the top of a module, not {value.__qualname__}"
+            )
+        return f"{value.__module__}:{value.__qualname__}"
     if hint is str and isinstance(value, str):
         return value
     if hint in (int, float) and isinstance(value, (int, float, str)) and value is not True:

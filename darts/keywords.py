@@ -6,7 +6,7 @@ the two to each other. What a value means, and which are allowed, stands there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from typing_extensions import TypedDict
@@ -24,6 +24,8 @@ class ImageKeywords(TypedDict, total=False):
     root: str
     download: bool
     augment: bool
+    loss: str | Callable[..., Any]
+    class_weights: str
     batch_size: int
     cutout: int
 
@@ -32,6 +34,7 @@ class DataKeywords(ImageKeywords, total=False):
     """Keywords of `DataConfig`."""
 
     split: str
+    stratified: bool
     keep_last: bool
     replacement: bool
 

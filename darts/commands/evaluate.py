@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from darts import options
+from darts.data.targets import MEASURES
 from darts.training.checkpoint import Stopped
 from darts.training.evaluate import evaluate
 from darts.training.evaluation_config import EvaluationConfig, configure_evaluation
@@ -46,9 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _line(record: Mapping[str, Any]) -> None:
+    tests = {label: record.get(f"test_{name}") for name, label in MEASURES.items()}
+    first = next(f"{label} {value:.2f} %" for label, value in tests.items() if value is not None)
     print(
         f"seed {record['seed']}  epoch {record['epoch'] + 1}  loss {record['loss']:.4f}  "
-        f"train {record['accuracy']:.2f} %  test {record['test_top1']:.2f} %  "
+        f"train {record['accuracy']:.2f} %  test {first}  "
         f"{record['seconds']:.1f} s",
         flush=True,
     )

@@ -13,11 +13,11 @@ from darts.data.batches import (
     SearchBatches,
     Unaugmented,
     evaluation_batches,
-    search_split,
 )
 from darts.data.folders import Data, Folders, held_out_batches, load_data, training_batches
 from darts.data.images import ImageSet, from_datasets
 from darts.data.sources import SOURCES, load
+from darts.data.split import search_split
 
 __all__ = [
     "SOURCES",

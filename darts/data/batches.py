@@ -1,4 +1,4 @@
-"""The search split, and augmented batches assembled on the device without a DataLoader.
+"""Augmented batches assembled on the device without a DataLoader.
 
 The images stay on the device as bytes, zero-padded once and stored channels last. A batch is one
 gather (crop and flip are in its indices) and one multiply-add that normalises. All random draws of
@@ -8,79 +8,24 @@ inside an epoch is restored exactly.
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from darts.data.images import ImageSet
+from darts.data.split import search_split
 from darts.errors import UserError
-
-_SPLIT_SEED = 201
 
 
 class Batch(NamedTuple):
-    """Normalised images, float32 [B, C, H, W] in channels_last memory, and labels, int64 [B]."""
+    """Normalised images, float32 [B, C, H, W] in channels_last memory, and labels as networks
+    learn them (`ImageSet.targets`): int64 [B], bool [B, K] or float32 [B, K]."""
 
     images: Tensor
     labels: Tensor
-
-
-def search_split(
-    images: ImageSet, path: str | os.PathLike[str] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Split the training images into a half for the weights and a half for the architecture (Eq.
-    1).
-
-    Args:
-        images: the set.
-        path: JSON file (gzipped if it ends in `.gz`) with lists of indices `train` (weights) and
-            `valid` (architecture), as NAS-Bench-201 publishes for CIFAR-10. Without it, a random
-            half/half split that is the same for every seed of a search.
-
-    Returns:
-        Two int64 tensors of indices into `train_images`, disjoint.
-
-    Raises:
-        UserError: the file is unreadable, or an index is repeated or out of range.
-    """
-    count = len(images.train_images)
-    if path is None:
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(_SPLIT_SEED))
-        return order[: count // 2].sort().values, order[count // 2 :].sort().values
-    try:
-        opener = gzip.open if os.fspath(path).endswith(".gz") else open
-        with opener(path, "rt", encoding="utf-8") as file:
-            stored = json.load(file)
-        weights, arch = (_indices(stored[part]) for part in ("train", "valid"))
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"split {Path(path)} must be JSON with lists of indices `train` and `valid` "
-            f"({type(error).__name__}: {error})."
-        ) from error
-    both = torch.cat([weights, arch])
-    if len(weights) == 0 or len(arch) == 0 or len(set(both.tolist())) != len(both):
-        raise UserError(
-            f"split {Path(path)}: `train` and `valid` must be non-empty and share no index."
-        )
-    if int(both.min()) < 0 or int(both.max()) >= count:
-        raise UserError(
-            f"split {Path(path)} names image {int(both.max())}, "
-            f"but {images.name} has {count} training images."
-        )
-    return weights, arch
-
-
-def _indices(stored: Any) -> Tensor:
-    """Indices from a list, or from the official files' pair ["int", ["0", "5", ...]]."""
-    if len(stored) == 2 and stored[0] == "int":
-        stored = stored[1]
-    return torch.tensor([int(index) for index in stored], dtype=torch.int64)
 
 
 def check_shares(batch_size: int, world: int) -> None:
@@ -160,7 +105,7 @@ class Batches:
         self._height, self._width = height, width
         self._padding = height // 8 if augment else 0  # 4 for 32x32, the usual crop
         self._padded = _pad(images.train_images[chosen], self._padding).to(self.device)
-        self._labels = images.train_labels[chosen].to(self.device)
+        self._labels = images.targets(images.train_labels[chosen]).to(self.device)
         self._scale, self._shift = _affine(images, self.device)
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -251,6 +196,7 @@ class SearchBatches:
         seed: seeds both streams.
         device: where batches are made.
         split: file with an official split (see `search_split`).
+        stratified: see `search_split`.
         single_level: no split; both batches are drawn from all training images.
         augment: see `Batches`.
         cutout: see `Batches`.
@@ -271,6 +217,7 @@ class SearchBatches:
         seed: int,
         device: torch.device | str = "cpu",
         split: str | os.PathLike[str] | None = None,
+        stratified: bool = False,
         single_level: bool = False,
         augment: bool = True,
         cutout: int = 0,
@@ -280,7 +227,9 @@ class SearchBatches:
         world: int = 1,
     ) -> None:
         everything = torch.arange(len(images.train_images))
-        halves = (everything, everything) if single_level else search_split(images, split)
+        halves = everything, everything
+        if not single_level:
+            halves = search_split(images, split, stratified=stratified)
         seeds = torch.randint(2**62, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
         self.weights = Batches(
             images,
@@ -348,14 +297,14 @@ class Unaugmented:
     Args:
         images: the set, whose statistics normalise.
         pixels: uint8 [n, C, H, W].
-        labels: int64 [n].
+        labels: [n] or [n, K], as the set has them.
         device: where the images live and batches are made.
     """
 
     def __init__(
         self, images: ImageSet, pixels: Tensor, labels: Tensor, device: torch.device | str = "cpu"
     ) -> None:
-        self._pixels, self._labels = _pad(pixels, 0).to(device), labels.to(device)
+        self._pixels, self._labels = _pad(pixels, 0).to(device), images.targets(labels).to(device)
         self._scale, self._shift = _affine(images, torch.device(device))
 
     def __len__(self) -> int:

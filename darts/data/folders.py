@@ -55,7 +55,11 @@ class Folders:
         self.name = "ImageNet"
         self.classes = len(self.train.classes)
         self.shape = (3, SIDE, SIDE)
+        self.train_labels = torch.tensor(self.train.targets)
         self.workers = workers
+
+    def unit(self) -> None:
+        """Classes have none; see `ImageSet.unit`."""
 
     def normalization(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel, for pixels in [0, 1]."""

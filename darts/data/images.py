@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from darts.data.targets import KINDS
 from darts.errors import UserError
 
 
@@ -21,13 +22,15 @@ class ImageSet:
     Args:
         name: what messages and reports call the set.
         train_images: uint8 [N, C, H, W]; C is 1, which is repeated to 3, or more.
-        train_labels: int64 [N], from 0.
+        train_labels: int64 [N], classes from 0; or bool [N, K], which of K labels an image has;
+            or floating [N] or [N, K], numbers.
         test_images: uint8 [M, C, H, W], of the same C, H and W.
-        test_labels: int64 [M].
+        test_labels: of the same kind, [M] or [M, K].
         flip: whether a mirrored image keeps its label (no for digits).
 
     Raises:
-        UserError: a tensor has another dtype or shape, a label is negative, or a part is empty.
+        UserError: a tensor has another dtype or shape, a class is negative, a number is not
+            finite, or a part is empty.
     """
 
     name: str
@@ -37,7 +40,7 @@ class ImageSet:
     test_labels: Tensor
     flip: bool = True
     classes: int = field(init=False)
-    """Number of classes: one more than the greatest label."""
+    """Outputs of a network: classes, one more than the greatest; or K labels or numbers."""
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -50,12 +53,23 @@ class ImageSet:
                 )
             if images.shape[1] == 1:  # the networks take colour images
                 object.__setattr__(self, f"{part}_images", images.expand(-1, 3, -1, -1))
-            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            if labels.is_floating_point():
+                labels = labels.float() if labels.ndim > 1 else labels.float()[:, None]
+                object.__setattr__(self, f"{part}_labels", labels)
+            dimensions = 1 if labels.dtype == torch.int64 else 2
+            if (
+                labels.dtype not in KINDS
+                or labels.shape[:1] != images.shape[:1]
+                or labels.ndim != dimensions
+                or 0 in labels.shape
+            ):
                 raise UserError(
                     f"{self.name}: {part}_labels must be int64 [{len(images)}], one an image, "
-                    f"not {_describe(labels)}."
+                    f"bool [{len(images)}, labels], or floating, not {_describe(labels)}."
                 )
-            if int(labels.min()) < 0:
+            if not labels.isfinite().all():
+                raise UserError(f"{self.name}: {part}_labels must be finite numbers.")
+            if int(labels.min()) < 0 and labels.dtype == torch.int64:
                 raise UserError(
                     f"{self.name}: {part}_labels must count from 0, "
                     f"but the smallest is {int(labels.min())}."
@@ -65,8 +79,30 @@ class ImageSet:
                 f"{self.name}: training images are {list(self.train_images.shape[1:])} but test "
                 f"images {list(self.test_images.shape[1:])}; channels, height and width must match."
             )
-        greatest = max(int(self.train_labels.max()), int(self.test_labels.max()))
-        object.__setattr__(self, "classes", greatest + 1)
+        train, test = self.train_labels, self.test_labels
+        if train.dtype != test.dtype or train.shape[1:] != test.shape[1:]:
+            raise UserError(
+                f"{self.name}: training labels are {_describe(train)} but test labels "
+                f"{_describe(test)}; their kind and number must match."
+            )
+        greatest = max(int(train.max()), int(test.max())) if train.ndim == 1 else 0
+        object.__setattr__(self, "classes", greatest + 1 if train.ndim == 1 else train.shape[1])
+
+    def unit(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and deviation, float32 [K], of the numbers that training images are labelled with.
+
+        Networks learn numbers less the mean, in deviations. None for classes and labels.
+        """
+        if not self.train_labels.is_floating_point():
+            return None
+        values = self.train_labels.double()
+        deviation = values.std(0, correction=0)
+        return values.mean(0).float(), deviation.where(deviation > 0, 1).float()
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Labels as networks learn them: numbers in their `unit`, all others as they are."""
+        unit = self.unit()
+        return labels if unit is None else (labels - unit[0]) / unit[1]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -100,15 +136,18 @@ def from_datasets(
 ) -> ImageSet:
     """Read two map-style torch datasets of (image, label) pairs into memory.
 
+    A label is an integer, the class; a list, array or tensor of booleans or of integers 0 and 1,
+    one for each label that there is; or a floating number, or several.
+
     An image is a PIL image, a uint8 array or tensor ([H, W], [H, W, C] for arrays, [C, H, W] for
     tensors), or a floating tensor [C, H, W] of values in [0, 1].
 
     Raises:
         UserError: an image is none of these, shapes differ, a dataset has no length, or labels are
-            no integers that count from 0.
+            none of these or of several kinds, or classes do not count from 0.
     """
     train_images, train_labels = _read(train, f"{name} (train)")
-    if lowest := int(train_labels.min()):
+    if train_labels.dtype == torch.int64 and (lowest := int(train_labels.min())):
         raise UserError(f"{name}: labels must count from 0, but the smallest is {lowest}.")
     test_images, test_labels = _read(test, f"{name} (test)")
     return ImageSet(name, train_images, train_labels, test_images, test_labels, flip=flip)
@@ -118,7 +157,7 @@ def _read(dataset: Dataset[Any], name: str) -> tuple[Tensor, Tensor]:
     if not isinstance(dataset, Sized) or len(dataset) == 0:
         raise UserError(f"{name}: the dataset must have a length greater than zero.")
     images: list[Tensor] = []
-    labels: list[int] = []
+    labels: list[Tensor] = []
     for index in range(len(dataset)):
         image, label = dataset[index]
         pixels = _to_bytes(image, f"{name}, item {index}")
@@ -128,18 +167,42 @@ def _read(dataset: Dataset[Any], name: str) -> tuple[Tensor, Tensor]:
                 f"{list(images[0].shape)}, and all images must be of one size."
             )
         images.append(pixels)
-        labels.append(_to_class(label, f"{name}, item {index}"))
-    return torch.stack(images), torch.tensor(labels)
+        target = _to_label(label, f"{name}, item {index}")
+        if labels and (target.dtype, target.shape) != (labels[0].dtype, labels[0].shape):
+            raise UserError(
+                f"{name}, item {index}: the label is {_describe(target)}, "
+                f"but that of item 0 is {_describe(labels[0])}."
+            )
+        labels.append(target)
+    return torch.stack(images), torch.stack(labels)
 
 
-def _to_class(label: Any, where: str) -> int:
-    """One label as a class; a number with a fraction is a regression's, not a class."""
-    value = label.item() if isinstance(label, (Tensor, np.generic)) else label
-    if not isinstance(value, int):
+def _to_label(label: Any, where: str) -> Tensor:
+    """One label: int64 [] for a class, bool [K] for labels, float32 [K] for numbers."""
+    try:
+        value = torch.as_tensor(np.asarray(label))
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f"{where}: a label must be an integer, the class counted from 0, not {value!r}."
-        )
-    return value
+            f"{where}: a label must be a class, a list of booleans, or numbers, not {label!r}."
+        ) from error
+    if value.is_floating_point():
+        return value.float().reshape(-1)
+    if value.ndim == 1:
+        return to_flags(value, where)
+    if value.ndim or value.dtype == torch.bool:
+        raise UserError(f"{where}: a label must have at most one dimension, not {label!r}.")
+    return value.long()
+
+
+def to_flags(labels: Tensor, where: str) -> Tensor:
+    """Booleans of integers that are 0 or 1.
+
+    Raises:
+        UserError: one is neither.
+    """
+    if labels.dtype != torch.bool and not ((labels == 0) | (labels == 1)).all():
+        raise UserError(f"{where}: several labels an image must be 0 or 1, or booleans, each.")
+    return labels.bool()
 
 
 def _to_bytes(image: Any, where: str) -> Tensor:

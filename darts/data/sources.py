@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from darts import safe_pickle
+from darts.data.hugging_face import is_saved, saved_dataset
 from darts.data.image_folder import image_folder
-from darts.data.images import ImageSet
+from darts.data.images import ImageSet, to_flags
 from darts.errors import UserError, on_one_line
 from darts.plugins import imported
 
@@ -39,8 +40,9 @@ def load(
     Args:
         source: one of `SOURCES`; or `MODULE:NAME`, an entry that importing MODULE makes there; or
             the path of an `.npz` with uint8 `train_images` [N, C, H, W] and `test_images` and
-            integer `train_labels` [N] and `test_labels`; or the path of a folder, see
-            `image_folder`.
+            `train_labels` and `test_labels`: integers [N], 0, 1 or booleans [N, K], or floating
+            numbers [N] or [N, K]; or the path of a folder, see `image_folder`, or of one that
+            Hugging Face's `datasets` saved, see `saved_dataset`.
         root: folder that holds (or, with `download`, receives) torchvision's files.
         download: allow the network; without it nothing is ever fetched.
         side: that a folder's images are resized to.
@@ -51,6 +53,8 @@ def load(
     name = os.fspath(source)
     if name.endswith(".npz"):
         return _npz(Path(name))
+    if name not in SOURCES and is_saved(Path(name)):
+        return saved_dataset(Path(name), side)
     if name not in SOURCES and Path(name).is_dir():
         return image_folder(Path(name), side)
     own = imported(name, "data.source")
@@ -231,8 +235,14 @@ def _image_array(array: NDArray[Any], key: str, path: Path) -> Tensor:
 
 
 def _label_array(array: NDArray[Any], key: str, path: Path) -> Tensor:
-    if not np.issubdtype(array.dtype, np.integer) or array.ndim != 1:
+    if np.issubdtype(array.dtype, np.floating):
+        return torch.from_numpy(array.astype(np.float32))
+    whole = np.issubdtype(array.dtype, np.integer)
+    if array.ndim == 2 and (whole or array.dtype == np.bool_):
+        return to_flags(torch.from_numpy(array.astype(np.int64)), f"{path}: {key}")
+    if not whole or array.ndim != 1:
         raise UserError(
-            f"{path}: {key} must be integers [N], not {array.dtype} {list(array.shape)}."
+            f"{path}: {key} must be integers [N], 0, 1 or booleans [N, K], or floating, "
+            f"not {array.dtype} {list(array.shape)}."
         )
     return torch.from_numpy(array.astype(np.int64))

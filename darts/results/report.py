@@ -6,7 +6,7 @@ import html
 import json
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from darts.benchmark.nb201 import DATASETS, PUBLISHED, TITLES
+from darts.data.targets import KINDS, MEASURES
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
 from darts.results.figures import APPEARANCE, Quantity, draw_cell, draw_trajectory, save
@@ -30,11 +31,16 @@ _PANELS: dict[Quantity, str] = {
     "discrete_accuracy": "Accuracy of the architecture that each epoch would have ended with, "
     "pruned out of the supernet, on the architecture's half (the paper's Fig. 4B).",
     "nb201": "Accuracy, looked up in NAS-Bench-201, of that architecture.",
-    "accuracy": "Accuracy of the supernet on the two halves of the training images.",
-    "loss": "Cross-entropy of the supernet on the two halves of the training images.",
+    "accuracy": "Accuracy (or all labels right, or R²) of the supernet on the two halves of the "
+    "training images.",
+    "loss": "Loss of the supernet on the two halves of the training images.",
     "gradient": "Norm of dL/dα, mean over the edges. Dotted: the first epoch in which β's mean "
     "entropy is under a tenth of a uniform β's, where ordinary softmax saturates (Eq. 7).",
 }
+
+
+SCORES = {"cross-entropy": "accuracy", "bce": "share with all labels right", "mse": "R²"}
+"""What the log's accuracies are, by the loss."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,10 @@ class Run:
     genotype: Genotype | None
     """None while the search has not finished."""
     space: Space
-    top1: list[float]
+    trained: list[float]
     """Of the trainings from scratch in folders of the run, in percent on the test images."""
+    measure: str
+    """What `trained` is, a name of `darts.data.targets.MEASURES`."""
 
     @property
     def group(self) -> tuple[str, str]:
@@ -85,15 +93,23 @@ def read_run(path: Path) -> Run:
     space = get_space(config["space"])  # first: its module may register operations
     file = path / "genotype.txt"
     genotype = Genotype.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
-    run = Run("", path, config, records, genotype, space, _trained(path, genotype))
+    # A loss of the user's own may be of any labels; those of classes are the most common.
+    measure = next((k.measures[0] for k in KINDS.values() if k.loss == _loss(config)), "top1")
+    trained = _trained(path, genotype, measure)
+    run = Run("", path, config, records, genotype, space, trained, measure)
     return replace(run, name=f"{run.group[0]}, seed {config['seed']}")
 
 
-def _trained(path: Path, genotype: Genotype | None) -> list[float]:
-    """Top-1 accuracies of what was found, from the evaluations inside the run's folder."""
+def _trained(path: Path, genotype: Genotype | None, measure: str) -> list[float]:
+    """A measure of what was found, from the evaluations inside the run's folder."""
     results = [json.loads(file.read_text()) for file in sorted(path.glob("*/result.json"))]
     found = (result for result in results if result["genotype"] == str(genotype))
-    return [float(accuracy) for result in found for accuracy in result["top1"]]
+    return [float(value) for result in found for value in result.get(measure, [])]
+
+
+def _loss(config: Mapping[str, Any]) -> str:
+    """The loss of a run; older versions knew the cross-entropy alone."""
+    return str(config["data"].get("loss", "cross-entropy"))
 
 
 def searches(paths: Sequence[Path]) -> list[Path]:
@@ -162,8 +178,9 @@ def _overview(runs: Sequence[Run]) -> str:
     """Heading and the table of verdicts."""
     looked_up = any("nb201" in run.last for run in runs)
     head = [TITLES[name] for name in DATASETS] if looked_up else []
-    trained = any(run.top1 for run in runs)
-    head = ["run", *(["trained, top-1"] if trained else []), *head]
+    trained = any(run.trained for run in runs)
+    first = ", ".join(sorted({MEASURES[run.measure] for run in runs if run.trained}))
+    head = ["run", *([f"trained, {first}"] if trained else []), *head]
     head += ["pruned", "supernet", "mean H(β)", "final t", "epochs", "architecture"]
     rows = []
     for run in runs:
@@ -180,7 +197,7 @@ def _overview(runs: Sequence[Run]) -> str:
             f"{len(run.records)} of {run.config['epochs']}",
         ]
         cells = [
-            *([_spread(run.top1)] if trained else []),
+            *([_spread(run.trained)] if trained else []),
             *(cells if looked_up else []),
             *measured,
         ]
@@ -192,7 +209,11 @@ def _overview(runs: Sequence[Run]) -> str:
         rows.append((f"<i>{html.escape(name)}</i>", [*([""] if trained else []), *cells]))
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} architecture searches"
     seconds = sum(record["seconds"] for run in runs for record in run.records)
-    note = "Pruned and supernet: accuracy on the architecture's half of the training images. "
+    scores = {SCORES.get(_loss(run.config), "score") for run in runs}
+    note = (
+        f"Pruned and supernet: {', '.join(sorted(scores))} on the architecture's half of the "
+        "training images. "
+    )
     if trained:
         note += "Trained: on the test images, from scratch. "
     if looked_up:
@@ -214,7 +235,7 @@ def _over_seeds(runs: Sequence[Run], trained: bool, looked_up: bool) -> list[tup
     for name, members in _groups(runs):
         if len(members) < 2:
             continue
-        cells = [_spread([a for run in members for a in run.top1])] if trained else []
+        cells = [_spread([a for run in members for a in run.trained])] if trained else []
         if looked_up:
             known = [run.last["nb201"] for run in members if "nb201" in run.last]
             cells += [_spread([row[dataset] for row in known]) for dataset in DATASETS]

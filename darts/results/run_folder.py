@@ -37,7 +37,8 @@ class EpochRecord(TypedDict, total=False):
     """E(H(β)): mean over the edges of all cells, in nats."""
     weight_loss: float
     weight_accuracy: float
-    """Of the supernet on the half for the weights, in percent; loss is the mean cross-entropy."""
+    """Of the supernet on the half for the weights, in percent: accuracy, images with all labels
+    right, or R², as the labels are; loss is the mean loss."""
     arch_loss: float
     arch_accuracy: float
     """Of the supernet on the half for the architecture, in percent."""

@@ -13,6 +13,7 @@ import torch
 
 from darts.benchmark.nb201 import DATASETS, TITLES
 from darts.config import ConfigError, SearchConfig, as_dict, merge, nearest
+from darts.data.targets import MEASURES
 from darts.methods import get_method
 from darts.options import read_yaml
 from darts.recipes import configure
@@ -72,12 +73,17 @@ class Study:
     """Every quantity that its table can have, measured or published, with its title."""
 
 
+ERRORS = {"top1": "error", "top5": "top-5 error"}
+"""What tables give of networks for classes, by the names of `darts.data.targets.MEASURES`."""
+
+
 def _columns(evaluations: Iterable[str]) -> dict[str, str]:
     found = {"entropy": "H(β)", "discrete_accuracy": "pruned %"}
     found |= {name: f"{TITLES[name]} %" for name in DATASETS}
     for name in evaluations:
-        found |= {f"{name} error": f"{name} error %"}
-        found |= {f"{name} top-5 error": f"{name} top-5 error %"}
+        found |= {f"{name} {error}": f"{name} {error} %" for error in ERRORS.values()}
+        others = (title for measure, title in MEASURES.items() if measure not in ERRORS)
+        found |= {f"{name} {title}": f"{name} {title}" for title in others}
     return found | {"parameters": "params M", "seconds": "s"}
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from darts.benchmark.nb201 import DATASETS, PUBLISHED, Table
+from darts.data.targets import MEASURES
 from darts.results.run_folder import RunFolder
-from darts.study.plan import Cell, Study, rows
+from darts.study.plan import ERRORS, Cell, Study, rows
 
 TRAJECTORIES = ("temperature", "entropy", "discrete_accuracy")
 """Fields of the log that the table keeps for every epoch (Fig. 4)."""
@@ -83,8 +84,14 @@ def _run(cell: Cell) -> dict[str, Any]:
         run |= _known(file)[genotype].test
     for name in cell.evaluations:
         verdict = json.loads((cell.evaluation(name) / "result.json").read_text())
-        run[f"{name} error"] = 100 - statistics.fmean(verdict["top1"])
-        run[f"{name} top-5 error"] = 100 - statistics.fmean(verdict["top5"])
+        for measure, title in MEASURES.items():
+            if measure not in verdict:
+                continue
+            mean = statistics.fmean(verdict[measure])
+            if measure in ERRORS:
+                run[f"{name} {ERRORS[measure]}"] = 100 - mean
+            else:
+                run[f"{name} {title}"] = mean
         run["parameters"] = verdict["parameters"] / 1e6
     run["seconds"] = sum(record[clock] for record in records)
     run["trajectory"] = {f: [round(r[f], 6) for r in records] for f in TRAJECTORIES}

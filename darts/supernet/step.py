@@ -18,7 +18,7 @@ from darts.devices import parallel
 from darts.supernet import Live, live_operations
 
 Batch = tuple[Tensor, Tensor]
-"""Images, [batch, 3, height, width], and labels, [batch]."""
+"""Images, [batch, 3, height, width], and labels, [batch] or [batch, outputs]."""
 Weights = Mapping[str, Tensor]
 MakeWeights = Callable[[], Weights]
 """Computes β from α, differentiably."""
@@ -51,8 +51,13 @@ def cross_entropy(
     with nullcontext() if precision is None else torch.autocast(images.device.type, precision):
         logits = net(images, weights, live)
     logits = logits.to(next(net.parameters()).dtype)
-    criterion = getattr(net, "criterion", F.cross_entropy)
-    return parallel.average(criterion(logits, labels)), logits
+    return parallel.average(criterion(net)(logits, labels)), logits
+
+
+def criterion(net: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss that ``net`` was given, of logits and labels, or the cross-entropy."""
+    found: Callable[[Tensor, Tensor], Tensor] = getattr(net, "criterion", F.cross_entropy)
+    return found
 
 
 def shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,7 +138,7 @@ def _loss(
     net: nn.Module, parameters: Mapping[str, Tensor], batch: Batch, weights: Weights
 ) -> Tensor:
     logits = _functional(net, parameters)(batch[0], weights)
-    return parallel.average(F.cross_entropy(logits, batch[1]))
+    return parallel.average(criterion(net)(logits, batch[1]))
 
 
 def sgd_direction(
@@ -185,7 +190,7 @@ def unrolled_arch_step(
     if not exact:
         stepped = {name: p.detach().requires_grad_() for name, p in stepped.items()}
     logits = _functional(net, stepped)(validation[0], weights)
-    loss = parallel.average(F.cross_entropy(logits, validation[1]))
+    loss = parallel.average(criterion(net)(logits, validation[1]))
     if exact:
         total = list(torch.autograd.grad(loss, alphas))
     else:

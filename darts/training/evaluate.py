@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from darts.data import Data, Folders, load_data
+from darts.data.targets import MEASURES
 from darts.devices import parallel
 from darts.devices.device import check_device
 from darts.networks.genotype import Genotype
@@ -31,18 +32,26 @@ from darts.training.scratch import Training
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured; accuracies in percent on the test images after the last epoch."""
+    """What was measured; in percent (but for `rmse`) on the test images after the last epoch."""
 
     genotype: Genotype
     parameters: int
     """Of the network without the auxiliary head."""
     multiply_adds: int
     """Of one image's forward pass (the field's "FLOPs")."""
-    top1: list[float]
-    """One value a seed."""
-    top5: list[float]
-    """One value a seed."""
+    measures: dict[str, list[float]]
+    """By two of the names of `darts.data.targets.MEASURES`, one value a seed."""
     folder: Path | None = None
+
+    @property
+    def top1(self) -> list[float]:
+        """Top-1 accuracy of networks for classes, one value a seed."""
+        return self.measures["top1"]
+
+    @property
+    def top5(self) -> list[float]:
+        """Top-5 accuracy of networks for classes, one value a seed."""
+        return self.measures["top5"]
 
     def as_dict(self) -> dict[str, Any]:
         """As `result.json` in the run folder has it."""
@@ -50,14 +59,17 @@ class Evaluation:
             "genotype": str(self.genotype),
             "parameters": self.parameters,
             "multiply_adds": self.multiply_adds,
-            "top1": self.top1,
-            "top5": self.top5,
+            **self.measures,
         }
 
     def summary(self) -> str:
         """One line for the terminal."""
+        measured = (
+            f"{MEASURES[name]} {_spread(values)}{'' if name == 'rmse' else ' %'}"
+            for name, values in self.measures.items()
+        )
         return (
-            f"top-1 {_spread(self.top1)} %, top-5 {_spread(self.top5)} % on held-out images, "
+            f"{', '.join(measured)} on held-out images, "
             f"{self.parameters / 1e6:.2f} M parameters, "
             f"{self.multiply_adds / 1e6:.2f} M multiply-adds"
         )
@@ -70,7 +82,8 @@ def _spread(values: list[float]) -> str:
 
 
 Report = Callable[[Mapping[str, Any]], None]
-"""Told the record of each epoch: seed, epoch, loss, accuracy, test_top1, test_top5, seconds."""
+"""Told the record of each epoch: seed, epoch, loss, accuracy, test_top1, test_top5 (or
+what suits the labels), seconds."""
 
 
 def evaluate(
@@ -108,8 +121,7 @@ def evaluate(
         parse(config.genotype),
         parameters,
         multiply_adds,
-        [top1 for top1, _ in trainings.results],
-        [top5 for _, top5 in trainings.results],
+        {name: [result[name] for result in trainings.results] for name in trainings.results[0]},
         loop.folder.path if loop.folder else None,
     )
     if loop.folder:
@@ -124,8 +136,8 @@ class _Trainings:
     def __init__(self, config: EvaluationConfig, images: Data) -> None:
         self.config, self.images = config, images
         self.folder: RunFolder | None = None
-        self.results: list[list[float]] = []
-        """Top-1 and top-5 accuracy of every seed that is done."""
+        self.results: list[dict[str, float]] = []
+        """What `Training.test` measured of every seed that is done."""
         self.training = self._next()
 
     def _next(self) -> Training:
@@ -141,7 +153,8 @@ class _Trainings:
             if self.folder:
                 name = f"weights-{self.training.seed}.pt"
                 self.folder.write_weights(self.training.net.state_dict(), name)
-            self.results.append([record["test_top1"], record["test_top5"]])
+            measured = {name: record.get(f"test_{name}") for name in MEASURES}
+            self.results.append({k: v for k, v in measured.items() if v is not None})
             if not self.finished:
                 self.training = self._next()
         return record
@@ -162,6 +175,7 @@ class _Trainings:
 def described(images: Data) -> dict[str, Any]:
     """What a trained network must know of its images: plain values, for `images.json`."""
     mean, deviation = images.normalization()
+    unit = images.unit()
     return {
         "name": images.name,
         "classes": images.classes,
@@ -169,6 +183,7 @@ def described(images: Data) -> dict[str, Any]:
         "mean": mean.tolist(),
         "deviation": deviation.tolist(),
         "large": isinstance(images, Folders),
+        "unit": unit and [part.tolist() for part in unit],
     }
 
 

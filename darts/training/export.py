@@ -33,20 +33,31 @@ class Deployed(nn.Module):
     """A network that takes images as they are.
 
     ``forward``: images, uint8 or floating in [0, 255], [batch, 3, height, width] → logits,
-    [batch, classes]. The normalisation of the training is a part of it.
+    [batch, classes], or predictions, [batch, numbers], in the labels' own units. The
+    normalisation of the training is a part of it.
+
+    Args:
+        net: the network.
+        mean: of each channel, [C], for pixels in [0, 1].
+        deviation: likewise.
+        unit: mean and deviation of numbers that images are labelled with, [2, K]; None for others.
     """
 
-    def __init__(self, net: nn.Module, mean: Tensor, deviation: Tensor) -> None:
+    def __init__(
+        self, net: nn.Module, mean: Tensor, deviation: Tensor, unit: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.net = net
         self.mean: Tensor
         self.deviation: Tensor
+        self.unit: Tensor | None
+        self.register_buffer("unit", unit)
         self.register_buffer("mean", mean[:, None, None] * 255)
         self.register_buffer("deviation", deviation[:, None, None] * 255)
 
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102
         logits: Tensor = self.net((images.to(self.mean.dtype) - self.mean) / self.deviation)
-        return logits
+        return logits if self.unit is None else logits * self.unit[1] + self.unit[0]
 
 
 Adapt = Callable[[nn.Module], object]
@@ -98,6 +109,8 @@ def _content(run: Path, seed: int | None) -> dict[str, Any]:
         "adapt": config.network.adapt,
         **{name: described[name] for name in ("classes", "shape", "large")},
         **{name: torch.tensor(described[name]) for name in ("mean", "deviation")},
+        # Folders of versions that knew classes alone do not say it.
+        "unit": torch.tensor(described["unit"]) if described.get("unit") else None,
         # The auxiliary head is for training alone.
         "state_dict": {k: v for k, v in state.items() if not k.startswith("auxiliary.")},
     }
@@ -112,7 +125,7 @@ def _deployed(content: Mapping[str, Any], adapt: Adapt | None) -> Deployed:
     if adapt is not None:
         adapt(net)
     net.load_state_dict(content["state_dict"])
-    return Deployed(net, content["mean"], content["deviation"]).eval()
+    return Deployed(net, content["mean"], content["deviation"], content.get("unit")).eval()
 
 
 def export(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from darts.config import SearchConfig
 from darts.data import Batch, ImageSet, Unaugmented, search_split
+from darts.data.targets import score
 from darts.devices import parallel
 from darts.devices.capture import CapturedStep, captures
 from darts.methods import Weights
@@ -18,7 +19,7 @@ from darts.supernet.step import Outcome, cross_entropy
 
 
 class BatchLoss:
-    """Cross-entropy of the supernet on one batch as a function of β.
+    """Loss of the supernet on one batch as a function of β.
 
     `outcome` holds that of the first evaluation, on the device. `skips`: whether it may read β, to
     leave out what is 0, which a step that is recorded cannot.
@@ -40,11 +41,11 @@ class BatchLoss:
 
 
 def summary(outcome: Outcome | None, batch: Batch) -> Tensor:
-    """[loss, correct predictions] of the whole batch on the device; NaN where there are none."""
+    """[loss, `score`] of the whole batch on the device; NaN where there are none."""
     if outcome is None:
         return torch.full((2,), torch.nan, device=batch.labels.device)
-    correct = (outcome.logits.argmax(1) == batch.labels).sum()
-    return torch.stack([outcome.loss.float(), parallel.total(correct).float()])
+    right = score(outcome.logits, batch.labels)
+    return torch.stack([outcome.loss.float(), parallel.total(right).float()])
 
 
 class HeldOut:
@@ -58,7 +59,7 @@ class HeldOut:
     """
 
     def __init__(self, images: ImageSet, config: SearchConfig) -> None:
-        half = search_split(images, config.data.split or None)[1]
+        half = search_split(images, config.data.split or None, stratified=config.data.stratified)[1]
         pixels, labels = images.train_images[half], images.train_labels[half]
         self.images = Unaugmented(images, pixels, labels, config.device)
         self.size, self.device, self.seed = config.data.batch_size, config.device, config.seed
@@ -71,7 +72,7 @@ class HeldOut:
         return BatchLoss(net, batch, self.precision)(weights)
 
     def _measure(self, net: Supernet, weights: Weights) -> Callable[..., list[Tensor]]:
-        """Images, labels and β of every cell → [loss x images, correct predictions, images]."""
+        """Images, labels and β of every cell → [loss x images, `score`, images]."""
         cells = list(weights)
         recorded = captures(torch.device(self.device))
 

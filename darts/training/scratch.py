@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.data import Batch, Data, Folders, held_out_batches, training_batches
+from darts.data.targets import criterion, measures, score, sums
 from darts.devices import parallel
 from darts.devices.capture import CapturedStep, set_learning_rate
 from darts.errors import UserError
@@ -53,6 +52,12 @@ class Training:
             auxiliary=config.network.auxiliary > 0,
             large=isinstance(images, Folders),
             colours=images.shape[0],
+        )
+        self.criterion = criterion(
+            config.data,
+            images.train_labels.to(config.device),
+            images.classes,
+            config.training.label_smoothing,
         )
         if config.network.adapt:
             attribute(config.network.adapt, "network.adapt")(self.net)
@@ -107,15 +112,13 @@ class Training:
         self.check_finite()
         outcomes = torch.stack(self._outcomes).double().cpu()
         loss, correct = outcomes.mean(0).tolist()
-        top1, top5 = self.test()
         record = {
             "seed": self.seed,
             "epoch": epoch,
             "learning_rate": rate,
             "loss": loss,
             "accuracy": 100 * correct / self.config.data.batch_size,
-            "test_top1": top1,
-            "test_top5": top5,
+            **{f"test_{name}": value for name, value in self.test().items()},
             "seconds": self._seconds + time.perf_counter() - self._started,
         }
         self._outcomes, self._seconds = [], 0.0
@@ -141,11 +144,9 @@ class Training:
         return t.learning_rate * falls
 
     def _step(self, batch: Batch) -> Tensor:
-        """One SGD step; gives [loss, correct predictions] of the whole batch on the device."""
+        """One SGD step; gives [loss, `score`] of the whole batch on the device."""
         logits, auxiliary = self._forward(batch.images)
-        smoothing = self.config.training.label_smoothing
-        smoothed = partial(F.cross_entropy, label_smoothing=smoothing)
-        criterion = getattr(self.net, "criterion", smoothed)
+        criterion = getattr(self.net, "criterion", self.criterion)
         loss = criterion(logits, batch.labels)
         total = loss
         if auxiliary is not None:
@@ -159,8 +160,8 @@ class Training:
         if self.config.training.clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.config.training.clip)
         self.optimizer.step()
-        correct = (logits.argmax(1) == batch.labels).sum()
-        return parallel.total(torch.stack([loss.detach() / parallel.world(), correct.float()]))
+        right = score(logits.detach(), batch.labels).float()
+        return parallel.total(torch.stack([loss.detach() / parallel.world(), right]))
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits and, while training with the head, auxiliary logits, in float32."""
@@ -172,11 +173,14 @@ class Training:
         return output.float(), None
 
     @torch.no_grad()
-    def test(self) -> tuple[float, float]:
-        """Top-1 and top-5 accuracy on the test images, in percent."""
+    def test(self) -> dict[str, float]:
+        """The two measures of `darts.data.targets.MEASURES` that suit the labels, on test images.
+
+        Top-1 and top-5 accuracy, exact matches and F1, or R², in percent; RMSE in the labels'
+        units.
+        """
         self.net.eval()
-        hits, count = torch.zeros(2, device=self.config.device), 0
-        guesses = min(5, self.images.classes)
+        found = []
         for batch in held_out_batches(
             self.images,
             batch_size=self.config.data.batch_size // parallel.world(),
@@ -184,12 +188,13 @@ class Training:
             rank=parallel.rank(),
             world=parallel.world(),
         ):
-            best = self._forward(batch.images)[0].topk(guesses).indices == batch.labels[:, None]
-            hits += torch.stack([best[:, 0].sum(), best.sum()])
-            count += len(best)
-        first, within = parallel.total(hits).double().tolist()
-        count = int(parallel.total(torch.tensor(count)))
-        return 100 * first / count, 100 * within / count
+            found.append(sums(self._forward(batch.images)[0], batch.labels))
+        # A process without a batch of its own adds nothing.
+        labels = self.images.train_labels[:1].to(self.config.device)
+        nothing = torch.zeros_like(sums(labels.new_zeros(1, self.images.classes).float(), labels))
+        total = parallel.total(torch.stack([nothing, *found]).sum(0)).cpu()
+        unit = self.images.unit()
+        return measures(total, labels.dtype, unit and unit[1])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the rest of the training.

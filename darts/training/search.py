@@ -21,6 +21,7 @@ from darts.data import (
     SearchBatches,
     load,
 )
+from darts.data.targets import criterion
 from darts.devices import parallel
 from darts.devices.capture import CapturedStep, set_learning_rate
 from darts.devices.device import check_device
@@ -113,6 +114,8 @@ class Search:
         self.images = images or parallel.first_then_others(
             lambda: load(data.source, root=data.root, download=data.download, side=data.side)
         )
+        labels = self.images.train_labels.to(config.device)
+        self.criterion = criterion(data, labels, self.images.classes)
         self.held_out = HeldOut(self.images, config)
         torch.manual_seed(config.seed)
         self.method = get_method(config.method)(self.space, config)
@@ -124,6 +127,7 @@ class Search:
             seed=config.seed,
             device=config.device,
             split=data.split or None,
+            stratified=data.stratified,
             single_level=self.method.single_level,
             augment=data.augment,
             cutout=data.cutout,
@@ -163,6 +167,7 @@ class Search:
             )
         except ValueError as error:
             raise UserError(f"supernet: {error}.") from error
+        net.criterion = self.criterion
         if adapt := self.config.supernet.adapt:
             attribute(adapt, "supernet.adapt")(net)
         self.net = net.to(self.config.device)
@@ -300,7 +305,7 @@ class Search:
         set_random_state(state["random"], self.config.device)
 
     def step(self, weight_batch: Batch, arch_batch: Batch) -> Tensor:
-        """One weight step and one arch step; gives [weight loss, correct, arch loss, correct]."""
+        """One weight step and one arch step; gives [weight loss, score, arch loss, score]."""
         skips = self.config.supernet.zero_skip and not self.method.captured
         weight_loss = BatchLoss(self.net, weight_batch, self.precision, skips)
         arch_loss = BatchLoss(self.net, arch_batch, self.precision, skips)

@@ -14,8 +14,8 @@ from darts.keywords import EvaluationKeywords, SearchKeywords
 from darts.training.evaluation_config import EvaluationConfig
 
 ROOT = Path(__file__).parents[2]
-ALSO = {("SearchKeywords", "method"), ("SearchKeywords", "space")}
-"""Where a keyword may be the thing itself, too, in place of its name."""
+ALSO = {"method", "space", "loss"}
+"""Keywords that may be the thing itself, too, in place of its name."""
 
 
 def differences(keywords: Any, config: Any) -> list[str]:
@@ -26,7 +26,7 @@ def differences(keywords: Any, config: Any) -> list[str]:
     for name in set(fields) & set(typed):
         if dataclasses.is_dataclass(hints[name]):
             found += differences(typed[name], hints[name])
-        elif (keywords.__name__, name) in ALSO:
+        elif name in ALSO:
             found += [] if hints[name] in typing.get_args(typed[name]) else [name]
         elif typed[name] != hints[name]:
             found.append(f"{keywords.__name__}.{name}: {typed[name]} is not {hints[name]}")

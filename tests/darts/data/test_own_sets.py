@@ -93,11 +93,13 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (torch.linspace(0, 1, 8), "a label must be an integer, .* not 0"),
+        (torch.zeros(8, 2, 2, dtype=torch.int64), "a label must have at most one dimension"),
+        (torch.full((8, 2), 2), "several labels an image must be 0 or 1"),
+        (torch.full((8,), torch.nan), "train_labels must be finite"),
         (torch.arange(1, 9), "labels must count from 0, but the smallest is 1"),
     ],
 )
-def test_labels_that_are_no_classes(labels: torch.Tensor, words: str) -> None:
+def test_labels_that_are_none(labels: torch.Tensor, words: str) -> None:
     data = TensorDataset(torch.rand(8, 3, 8, 8), labels)
     with pytest.raises(UserError, match=words):
         from_datasets(data, data)

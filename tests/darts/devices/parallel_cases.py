@@ -129,7 +129,7 @@ def trained() -> dict[str, Any]:
     return {
         "losses": torch.stack(outcomes),
         "omega": training.net.state_dict(),
-        "test": torch.tensor(training.test()),
+        "test": torch.tensor(list(training.test().values())),
         "random": torch.rand(()),
     }
 

@@ -126,7 +126,7 @@ def test_learns_real_digits_and_names_every_number(tmp_path: Path) -> None:
     assert seen[-1]["test_top1"] == result.top1[1]
     training = Training(config, images, 1)
     training.net.load_state_dict(torch.load(tmp_path / "run" / "weights-1.pt", weights_only=True))
-    assert training.test() == (result.top1[1], result.top5[1])
+    assert training.test() == {"top1": result.top1[1], "top5": result.top5[1]}
 
 
 def test_same_seed_same_numbers() -> None:
@@ -258,7 +258,8 @@ def test_cost_is_the_benchmarks(shared: Path) -> None:
 
 
 def test_summary_gives_mean_and_deviation() -> None:
-    result = Evaluation(parse(RESNET), 1_234_567, 78_900_000, [93.0, 94.0], [99.0, 99.5])
+    measures = {"top1": [93.0, 94.0], "top5": [99.0, 99.5]}
+    result = Evaluation(parse(RESNET), 1_234_567, 78_900_000, measures)
     assert result.summary() == (
         "top-1 93.50 ± 0.71 %, top-5 99.25 ± 0.35 % on held-out images, "
         "1.23 M parameters, 78.90 M multiply-adds"
