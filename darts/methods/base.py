@@ -3,6 +3,7 @@
 | seam | decides | hooks, in the order in which they are called |
 | --- | --- | --- |
 | weights | α → β, sampling, edge weights | normalize, probabilities, weights, training_weights |
+| | what ω learns beside the loss | weight_gradients |
 | arch step | how α moves | arch_objective, arch_gradients, arch_update |
 | supernet | what is executed | supernet_options, prepare |
 | epoch | schedules, decisions, the selection | begin_epoch, end_epoch, scores, select |
@@ -192,6 +193,9 @@ class Method:
         It is the last arch step's, which nobody has cleared, plus the weight loss's.
         """
         return []
+
+    def weight_gradients(self, step: Step) -> None:
+        """Change the weight loss's gradient of ω, which lies in `.grad` and is not yet clipped."""
 
     # ---------------------------------------------------------------- arch step
 

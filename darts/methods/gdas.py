@@ -40,10 +40,14 @@ class SinglePath(Method):
         """softmax(α), which the samples follow whatever τ is."""
         return {cell: sn_softmax(a, 1.0, scale=None) for cell, a in self.logits.items()}
 
+    def relaxed(self, cell: str, logits: Tensor) -> Tensor:
+        """softmax((α + Gumbel noise)/τ), whose largest entry of a row follows softmax(α)."""
+        noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
+        return self.normalize(cell, logits + noise)
+
     def sample(self, cell: str, logits: Tensor) -> Tensor:
         """A hard sample whose gradient is that of softmax((α + Gumbel noise)/τ)."""
-        noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
-        soft = self.normalize(cell, logits + noise)
+        soft = self.relaxed(cell, logits)
         return chosen(soft, soft.argmax(-1))
 
     def weights(self) -> Weights:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.devices import parallel
-from darts.supernet import Live, live_operations
+from darts.supernet import Live, Supernet, live_operations
 
 Batch = tuple[Tensor, Tensor]
 """Images, [batch, 3, height, width], and labels, [batch] or [batch, outputs]."""
@@ -76,6 +76,30 @@ def frozen(net: nn.Module) -> Iterator[None]:
     finally:
         for p in parameters:
             p.requires_grad_(True)
+
+
+@contextmanager
+def displaced(net: Supernet, cell: str, by: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, the cells of type ``cell`` mix with β plus one of ``by`` each, in their order.
+
+    ``by``: as many tensors [edges, operations] as there are such cells; differentiable.
+    """
+
+    def add(tensor: Tensor) -> Callable[..., Any]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            maps, weights, live = arguments
+            return maps, {**weights, cell: weights[cell] + tensor}, live
+
+        return hook
+
+    cells = [c for c in net.search_cells().values() if c.name == cell]
+    pairs = list(zip(cells, by, strict=True))
+    handles = [c.register_forward_pre_hook(add(tensor)) for c, tensor in pairs]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def weight_step(

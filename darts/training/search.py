@@ -328,6 +328,7 @@ class Search:
             zero_skip=self.config.supernet.zero_skip,
             precision=self.precision,
         )
+        self.method.weight_gradients(step)
         if clip := self.config.weights.clip:
             torch.nn.utils.clip_grad_norm_([*self.net.parameters(), *alphas], clip)
         self.optimizer.step()

@@ -52,7 +52,7 @@ def test_labels_go_all_the_way(dtype: torch.dtype, method: str, tmp_path: Path) 
         method=method,
         epochs=2,
         out=str(out),
-        data={**data, "stratified": True},
+        data=data | {"stratified": True},
         supernet=SUPERNET,
     )
     found = darts.search(config, images=images)

@@ -1,4 +1,4 @@
-"""Methods that sample β: GDAS, DrNAS."""
+"""Methods that sample β: GDAS, SNAS, ReinMax, DrNAS."""
 
 import itertools
 import math
@@ -79,6 +79,96 @@ def test_gdas_samples_follow_softmax() -> None:
     with torch.no_grad():
         mean = torch.stack([method.weights()["cell"] for _ in range(4000)]).mean(0)
     torch.testing.assert_close(mean, torch.softmax(ranked(), -1), atol=0.03, rtol=0)
+
+
+def noise_of(method: Any, *, edges: int = 6, operations: int = 5) -> Tensor:
+    """The Gumbel noise that the method draws next, which it draws again afterwards."""
+    state = method.generator.get_state()
+    noise = -torch.empty(edges, operations).exponential_(generator=method.generator).log()
+    method.generator.set_state(state)
+    return noise.double()
+
+
+def test_snas_draws_from_the_concrete_distribution() -> None:
+    """β and its gradient beside float64: softmax((α + Gumbel)/τ), differentiated as it stands."""
+    method = make("snas")
+    method.begin_epoch(60)
+    set_logits(method, ranked())
+    noise, tau = noise_of(method), float(method.temperature)
+    assert tau == pytest.approx(1 - 0.97 * 61 / 150)
+    a = ranked().double().requires_grad_()
+    expected = torch.softmax((a + noise) / tau, -1)
+    beta = method.weights()["cell"]
+    torch.testing.assert_close(beta.double(), expected, rtol=1e-5, atol=1e-7)
+    c = ranked().flip(0)
+    (found,) = torch.autograd.grad((beta * c).sum(), method.logits["cell"])
+    (wanted,) = torch.autograd.grad((expected * c).sum(), a)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_snas_samples_follow_the_relaxation_and_selects_by_alpha() -> None:
+    """P(β_k is the largest) is softmax(α)_k at any temperature (Maddison et al., 2017)."""
+    method = make("snas")
+    set_logits(method, ranked())
+    for epoch in (0, 149):
+        method.begin_epoch(epoch)
+        with torch.no_grad():
+            drawn = torch.stack([method.weights()["cell"].argmax(-1) for _ in range(4000)])
+        share = one_hot(drawn, torch.zeros(4000, 6, 5)).mean(0)
+        torch.testing.assert_close(share, torch.softmax(ranked(), -1), atol=0.03, rtol=0)
+    torch.testing.assert_close(method.scores()["cell"], torch.softmax(ranked(), -1))
+    assert float(method.temperature) == pytest.approx(0.03)
+
+
+def test_snas_drops_paths_from_the_start() -> None:
+    method = make("snas")
+    net = build_supernet("nb201", channels=4, cells=1, classes=10)
+    method.prepare(net)
+    assert net.drop_path == 0.3
+
+
+@pytest.mark.parametrize("tau", [1.0, 1.7])
+def test_reinmax_is_hard_forward_and_of_second_order_backward(tau: float) -> None:
+    """The gradient beside its formula in float64, from the Jacobian of softmax in the logits."""
+    method = make("reinmax", options={"tau": tau})
+    method.begin_epoch(7)
+    set_logits(method, ranked())
+    a = ranked().double()
+    drawn = one_hot((a + noise_of(method)).argmax(-1), a)
+    beta = method.weights()["cell"]
+    assert torch.equal(beta.double(), drawn)
+
+    def pulled_back(p: Tensor, g: Tensor) -> Tensor:
+        logits = p.log().requires_grad_()
+        return torch.autograd.grad((torch.softmax(logits, -1) * g).sum(), logits)[0]
+
+    c = ranked().flip(0)
+    g, middle = c.double(), (drawn + torch.softmax(a / tau, -1)) / 2
+    expected = 2 * pulled_back(middle, g) - pulled_back(torch.softmax(a, -1), g) / 2
+    loss = LinearLoss(c)
+    (found,) = torch.autograd.grad((beta * c).sum(), method.logits["cell"])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    method.arch_objective(loss)
+    assert not loss.skipped  # what was not drawn has a part in the gradient
+
+
+def test_reinmax_is_exact_in_expectation_for_a_quadratic_loss() -> None:
+    """Over many draws, beside the gradient of Σ_k softmax(α)_k·f(k) in float64."""
+    method = make("reinmax")
+    generator = torch.Generator().manual_seed(3)
+    square = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    linear = torch.randn(5, generator=generator, dtype=torch.float64)
+
+    def f(x: Tensor) -> Tensor:
+        return ((x @ square) * x).sum(-1) + x @ linear
+
+    a = torch.randn(5, generator=generator, dtype=torch.float64)
+    exact = torch.func.grad(lambda a: torch.softmax(a, -1) @ f(torch.eye(5).double()))(a)
+    many = a.expand(100_000, 5).clone().requires_grad_()
+    method.logits = {"cell": many}
+    (gradient,) = torch.autograd.grad(f(method.sample("cell", many)).sum(), many)
+    error = gradient.std(0) / len(many) ** 0.5
+    assert ((gradient.mean(0) - exact).abs() < 5 * error).all()
 
 
 def test_gdas_computes_one_operation_an_edge_in_both_steps() -> None:

@@ -13,7 +13,7 @@ from darts.devices.capture import CapturedStep
 from darts.spaces import NB201, SPACES
 from darts.supernet import Supernet, build_supernet, live_operations
 from darts.supernet import step as steps
-from darts.supernet.step import frozen, unrolled_arch_step, weight_step
+from darts.supernet.step import displaced, frozen, unrolled_arch_step, weight_step
 from tests.darts.methods.method_helpers import arch_gradients
 
 
@@ -91,6 +91,27 @@ def test_frozen_restores_even_after_an_error(net: Supernet) -> None:
     assert seen
     assert not any(seen)
     assert [p.requires_grad for p in net.parameters()].count(False) == 1
+
+
+def test_displaced_moves_the_beta_of_each_cell_by_its_own(net: Supernet) -> None:
+    beta = torch.softmax(torch.randn(6, 5, dtype=torch.float64), -1)
+    by = torch.randn(6, 5, dtype=torch.float64)
+    images, _ = batch(1)
+    plain, moved = net(images, {"cell": beta}), net(images, {"cell": beta + by})
+    with displaced(net, "cell", [by, by, by]):
+        torch.testing.assert_close(net(images, {"cell": beta}), moved)
+    for index in range(3):
+        alone = [by * float(index == place) for place in range(3)]
+        with displaced(net, "cell", alone):
+            out = net(images, {"cell": beta})
+        assert not torch.allclose(out, plain)
+        assert not torch.allclose(out, moved)
+    with pytest.raises(RuntimeError, match="stop"), displaced(net, "cell", [by, by, by]):
+        raise RuntimeError("stop")
+    assert torch.equal(net(images, {"cell": beta}), plain)
+    with pytest.raises(ValueError, match="shorter"), displaced(net, "cell", [by, by]):
+        pass
+    assert torch.equal(net(images, {"cell": beta}), plain)
 
 
 def test_live_operations_are_those_not_exactly_zero() -> None:
