@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include "common/dtype.h"
 
@@ -26,6 +27,15 @@ struct Traits<__nv_bfloat16> {
   static constexpr double store_unit = 0x1p-8;
   static double get(__nv_bfloat16 x) { return static_cast<double>(__bfloat162float(x)); }
   static __nv_bfloat16 make(double x) { return __float2bfloat16_rn(static_cast<float>(x)); }
+};
+template <>
+struct Traits<__half> {
+  using Op = float;
+  static constexpr DType dtype = DType::kFloat16;
+  static constexpr double unit = 0x1p-24;
+  static constexpr double store_unit = 0x1p-11;
+  static double get(__half x) { return static_cast<double>(__half2float(x)); }
+  static __half make(double x) { return __float2half_rn(static_cast<float>(x)); }
 };
 
 }  // namespace

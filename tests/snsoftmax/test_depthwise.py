@@ -113,3 +113,31 @@ def test_opcheck() -> None:
     torch.library.opcheck(ops.depthwise.default, (x, weight, 1, 2))
     torch.library.opcheck(ops.depthwise_backward_map.default, (x, weight, 4, 4, 1, 2))
     torch.library.opcheck(ops.depthwise_backward_weight.default, (x, x, 3, 1, 2))
+
+
+@pytest.mark.parametrize("dtype", [*TOLERANCE, torch.float16])
+@pytest.mark.parametrize("channels", [16, 37])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_operators_on_a_gpu(
+    cuda: torch.device, dtype: torch.dtype, channels: int, kernel: int, stride: int, dilation: int
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, channels, 19, 15, device=cuda).to(dtype)
+    weight = torch.randn(channels, 1, kernel, kernel, device=cuda)
+    weight = weight.double() if dtype == torch.float64 else weight
+    wide, wide_weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    padding = dilation * (kernel // 2)
+    expected = F.conv2d(wide, wide_weight, None, stride, padding, dilation, channels)
+    y = ops.depthwise(x, weight, stride, dilation)
+    grad = torch.randn_like(y)
+    tolerance = TOLERANCE.get(dtype, 2e-3)
+    found = (
+        y,
+        ops.depthwise_backward_map(grad, weight, 19, 15, stride, dilation),
+        ops.depthwise_backward_weight(grad, x, kernel, stride, dilation),
+    )
+    wanted = expected, *torch.autograd.grad(expected, (wide, wide_weight), grad.double())
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours.double() - theirs).norm() <= tolerance * theirs.norm()

@@ -1,4 +1,4 @@
-// The depthwise convolution's operators: the CPU kernel over threads. Other devices have their own.
+// The depthwise convolution's operators: the CPU kernel over threads, the CUDA kernels.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "../common/device.h"
 #include "../common/dtype.h"
 #include "depthwise/depthwise.h"
 
@@ -20,9 +21,12 @@ constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
 void check(const Tensor& map, const c10::SymInt& channels, const Tensor& weight, int64_t stride,
            int64_t dilation) {
   TORCH_CHECK_VALUE(map.dim() == 4, "x must be [N, C, H, W], but has ", map.dim(), " dimensions");
-  TORCH_CHECK_TYPE(map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble ||
-                       map.scalar_type() == at::kBFloat16,
-                   "x must be float32, float64 or bfloat16, but is ", map.scalar_type());
+  TORCH_CHECK_TYPE(
+      map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble ||
+          map.scalar_type() == at::kBFloat16 || (map.scalar_type() == at::kHalf && !map.is_cpu()),
+      "x must be float32, float64, bfloat16 or, on CUDA, float16, but is ", map.scalar_type());
+  TORCH_CHECK_VALUE(weight.device() == map.device(), "weight is on ", weight.device(), ", x on ",
+                    map.device());
   TORCH_CHECK_VALUE(weight.dim() == 4 && weight.sym_size(0) == channels &&
                         weight.sym_size(1) == 1 && weight.sym_size(2) == weight.sym_size(3) &&
                         (weight.sym_size(2) == 3 || weight.sym_size(2) == 5),
@@ -60,12 +64,21 @@ Tensor empty_map(const Tensor& like, Size height, Size width) {
                           like.options().memory_format(kLayout));
 }
 
-Tensor forward_cpu(const Tensor& given, const Tensor& weight, int64_t stride, int64_t dilation) {
+Tensor forward(const Tensor& given, const Tensor& weight, int64_t stride, int64_t dilation) {
   check(given, given.sym_size(1), weight, stride, dilation);
   const Tensor x = given.contiguous(kLayout);
   const Tensor k = weight.contiguous();
   const auto args = arguments(x, x.size(2), x.size(3), k.size(2), stride, dilation);
   Tensor y = empty_map<c10::SymInt>(x, args.out_height(), args.out_width());
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (x.is_cuda()) {
+    on_device("depthwise", x, 0, [&](void*, void* stream) {
+      return depthwise_forward_cuda(args, x.size(0), x.const_data_ptr(), k.const_data_ptr(),
+                                    y.mutable_data_ptr(), stream);
+    });
+    return y;
+  }
+#endif
   over_images(x, [&](int64_t begin, int64_t end) {
     depthwise_forward_cpu(args, x.const_data_ptr(), k.const_data_ptr(), y.mutable_data_ptr(), begin,
                           end);
@@ -73,8 +86,8 @@ Tensor forward_cpu(const Tensor& given, const Tensor& weight, int64_t stride, in
   return y;
 }
 
-Tensor backward_map_cpu(const Tensor& given, const Tensor& weight, int64_t height, int64_t width,
-                        int64_t stride, int64_t dilation) {
+Tensor backward_map(const Tensor& given, const Tensor& weight, int64_t height, int64_t width,
+                    int64_t stride, int64_t dilation) {
   check(given, given.sym_size(1), weight, stride, dilation);
   const Tensor grad = given.contiguous(kLayout);
   const Tensor k = weight.contiguous();
@@ -83,6 +96,15 @@ Tensor backward_map_cpu(const Tensor& given, const Tensor& weight, int64_t heigh
                     "grad has shape ", grad.sizes(), ", which a map of ", height, "x", width,
                     " with stride ", stride, " does not give");
   Tensor grad_map = empty_map<c10::SymInt>(grad, height, width);
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (grad.is_cuda()) {
+    on_device("depthwise_backward_map", grad, 0, [&](void*, void* stream) {
+      return depthwise_backward_map_cuda(args, grad.size(0), grad.const_data_ptr(),
+                                         k.const_data_ptr(), grad_map.mutable_data_ptr(), stream);
+    });
+    return grad_map;
+  }
+#endif
   over_images(grad_map, [&](int64_t begin, int64_t end) {
     depthwise_backward_map_cpu(args, grad.const_data_ptr(), k.const_data_ptr(),
                                grad_map.mutable_data_ptr(), begin, end);
@@ -90,8 +112,8 @@ Tensor backward_map_cpu(const Tensor& given, const Tensor& weight, int64_t heigh
   return grad_map;
 }
 
-Tensor backward_weight_cpu(const Tensor& given, const Tensor& map, int64_t kernel, int64_t stride,
-                           int64_t dilation) {
+Tensor backward_weight(const Tensor& given, const Tensor& map, int64_t kernel, int64_t stride,
+                       int64_t dilation) {
   const Tensor grad = given.contiguous(kLayout);
   const Tensor x = map.contiguous(kLayout);
   const auto args = arguments(x, x.size(2), x.size(3), kernel, stride, dilation);
@@ -100,6 +122,24 @@ Tensor backward_weight_cpu(const Tensor& given, const Tensor& map, int64_t kerne
                         grad.size(1) == x.size(1) && grad.scalar_type() == x.scalar_type(),
                     "grad has shape ", grad.sizes(), ", which x of ", x.sizes(), " with stride ",
                     stride, " does not give");
+#ifdef SNSOFTMAX_WITH_CUDA
+  if (x.is_cuda()) {
+    TORCH_CHECK_VALUE(grad.device() == x.device(), "grad is on ", grad.device(), ", x on ",
+                      x.device());
+    if (x.numel() == 0) {
+      return at::zeros({x.size(1), 1, kernel, kernel}, x.options().dtype(opmath(x)));
+    }
+    Tensor sums = at::empty({x.size(1), 1, kernel, kernel}, x.options().dtype(opmath(x)));
+    const auto bytes =
+        static_cast<size_t>(depthwise_parts_cuda(args, x.size(0)) * sums.numel()) * sizeof(double);
+    on_device("depthwise_backward_weight", x, bytes, [&](void* parts, void* stream) {
+      return depthwise_backward_weight_cuda(args, x.size(0), grad.const_data_ptr(),
+                                            x.const_data_ptr(), static_cast<double*>(parts),
+                                            sums.mutable_data_ptr(), stream);
+    });
+    return sums;
+  }
+#endif
   // A fixed number of parts, whatever the threads: the same sums in the same order.
   const int64_t images = x.size(0);
   const int64_t parts = std::min<int64_t>(images, 16);
@@ -146,10 +186,18 @@ TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
 }
 
 TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {
-  m.impl("depthwise", forward_cpu);
-  m.impl("depthwise_backward_map", backward_map_cpu);
-  m.impl("depthwise_backward_weight", backward_weight_cpu);
+  m.impl("depthwise", forward);
+  m.impl("depthwise_backward_map", backward_map);
+  m.impl("depthwise_backward_weight", backward_weight);
 }
+
+#ifdef SNSOFTMAX_WITH_CUDA
+TORCH_LIBRARY_IMPL(snsoftmax, CUDA, m) {
+  m.impl("depthwise", forward);
+  m.impl("depthwise_backward_map", backward_map);
+  m.impl("depthwise_backward_weight", backward_weight);
+}
+#endif
 
 TORCH_LIBRARY_IMPL(snsoftmax, Meta, m) {
   m.impl("depthwise", forward_meta);
