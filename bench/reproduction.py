@@ -23,7 +23,8 @@ from matplotlib.axes import Axes
 
 from bench.timing import RESULTS, write_json
 from darts.benchmark.nb201 import PUBLISHED
-from darts.results.figures import PALETTE
+from darts.networks.genotype import Genotype
+from darts.results.figures import PALETTE, draw_cell
 from darts.study import markdown, read_study, table
 
 PROFILE = "cpu"
@@ -220,6 +221,28 @@ def figure4(results: Mapping[str, Any], path: Path) -> None:
     save(figure, path)
 
 
+def overview(results: Mapping[str, Any], path: Path) -> None:
+    """Figure 4B with names on its lines, and the cell of EDD's median search."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
+    rows = [row for row in results["rows"] if row["runs"] and "without" not in row["name"]]
+    for row in rows:
+        draw_middle(left, row["runs"], "discrete_accuracy", row["name"])
+    finish(left, "Accuracy of the network pruned out of the supernet (%)")
+    apart = 0.0
+    for line in sorted(left.lines, key=lambda line: float(np.asarray(line.get_ydata())[-1])):
+        x, y = (float(np.asarray(data)[-1]) for data in line.get_data())
+        apart = max(y, apart)
+        name, colour = str(line.get_label()), line.get_color()
+        left.annotate(name, (x, y), (x + 0.5, apart), color=colour, va="center", fontsize=9)
+        apart += 2.4
+    (edd,) = (row for row in rows if row["name"] == "EDD-DARTS")
+    runs = sorted(edd["runs"], key=lambda run: float(run["cifar10"]))
+    middle = runs[len(runs) // 2]
+    (cell,) = (choices for _, choices in Genotype.parse(middle["genotype"]).cells)
+    draw_cell(right, cell, title=f"A cell of EDD's: {middle['cifar10']:.2f} % on CIFAR-10")
+    save(figure, path)
+
+
 def figure2(results: Mapping[str, Any], path: Path) -> None:
     """A: gradient of α while β saturates, for each s; B: entropy under ETS and under LTS."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
@@ -260,6 +283,8 @@ def main() -> None:
     for name, draw in (("figure4", figure4), ("figure2", figure2)):
         if name in results:
             draw(results[name], IMAGES / f"{name}-search.png")
+    if "figure4" in results:
+        overview(results["figure4"], IMAGES / "overview.png")
     print(f"{PAGE}: {', '.join(results)}")
 
 

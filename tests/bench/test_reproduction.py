@@ -8,14 +8,23 @@ from typing import Any
 import pytest
 
 from bench import reproduction
-from bench.reproduction import comparison, figure2, figure4, full_scale, page, per_seed, sign_flip
+from bench.reproduction import (
+    comparison,
+    figure2,
+    figure4,
+    full_scale,
+    overview,
+    page,
+    per_seed,
+    sign_flip,
+)
 
 
 def row(name: str, accuracies: list[float]) -> dict[str, Any]:
     runs = [
         {
             "seed": seed,
-            "genotype": "",
+            "genotype": "|none~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_3x3~2|",
             "cifar10": accuracy,
             "discrete_accuracy": accuracy / 2,
             "trajectory": {
@@ -70,7 +79,7 @@ def test_cost_of_the_full_profiles_has_a_row_a_study() -> None:
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     both = {"rows": [*RESULTS["rows"], row("ETS in cycles", [91.0]), row("not run", [])]}
-    for draw in (figure4, figure2):
+    for draw in (figure4, figure2, overview):
         path = tmp_path / f"{draw.__name__}.png"
         draw(both, path)
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -170,8 +170,6 @@ def test_listed_files_of_a_run_are_there(folder: Path) -> None:
 
 SOURCES = {
     "6 x 5, two CPU": [("| 6 x 5 | 2", 1), ("| 6 x 5 | 2", 2)],
-    "1,000,000 x 8, two CPU": [("| 1,000,000 x 8 | 8", 1), ("| 1,000,000 x 8 | 8", 3)],
-    "1,000,000 x 8, H100": [("| 1,000,000 x 8 | float32 |", 2), ("| 1,000,000 x 8 | float32 |", 4)],
     "C=16, N=1, float32": [
         ("| `Search.step`, EDD, float32 | 161", 1),
         ("| one module per operation (tests/reference), float32 | 559", 1),
