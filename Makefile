@@ -18,7 +18,7 @@ SOURCES := setup.py csrc/sources.txt $(shell find csrc/kernels csrc/torch -type 
 OUT ?= runs/digits-edd
 
 .PHONY: search test test-fast lint docs ctest sanitize sanitize-few sass fuzz bench bench-operator bench-mixture \
-  bench-step bench-gpu results sdist wheel wheel-test index manylinux clean
+  bench-step bench-gpu results sdist sdist-test wheel wheel-test index manylinux clean
 
 search: $(EXTENSION)
 	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --warmup 10 \
@@ -97,7 +97,20 @@ bench-gpu: $(READY)
 
 # What a package index takes: the sources, with the plain version.
 sdist: $(READY)
+	rm -f dist/*.tar.gz
 	$(RUN) -m build --sdist --no-isolation
+
+# The operators' tests of what pip builds from that file in an empty environment; SNSOFTMAX_CUDA=0
+# leaves the CUDA kernels out.
+sdist-test: sdist
+	rm -rf build/sdist-test; $(PYTHON) -m venv build/sdist-test; cp -r tests build/sdist-test
+	set -e; cd build/sdist-test; \
+	bin/python -m pip install --quiet "torch$(if $(TORCH_VERSION),==$(TORCH_VERSION),>=2.10)" numpy \
+	  ninja "pybind11>=2.12" "setuptools>=77" wheel pytest pytest-xdist hypothesis; \
+	bin/python -m pip install --quiet --no-build-isolation ../../dist/snsoftmax-*.tar.gz; \
+	OMP_NUM_THREADS=1 bin/python -m pytest -n $(JOBS) tests/snsoftmax \
+	  --ignore tests/snsoftmax/test_build.py
+	rm -rf build/sdist-test
 
 # A wheel in dist/ for the PyTorch of $(VENV), or for each release in TORCH="2.13.0 2.14.1", built
 # against that release; with the CUDA kernels where nvcc and that PyTorch's CUDA agree.

@@ -42,7 +42,7 @@ def test_every_step_of_a_workflow_is_a_target_of_make() -> None:
                     assert make == "make", step
                     assert target in targets, step
                     seen.add(target)
-    assert {"test", "test-fast", "docs", "sdist", "index", "bench-gpu"} <= seen
+    assert {"test", "test-fast", "docs", "sdist-test", "index", "bench-gpu"} <= seen
 
 
 def test_the_version_stands_once_in_every_file() -> None:
