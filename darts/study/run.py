@@ -72,27 +72,27 @@ def run_study(
     def late() -> bool:
         return end is not None and time.monotonic() >= end
 
-    def one(cell: Cell) -> bool:
+    def one(cell: Cell) -> str:
         if late():
-            return False
+            return "stopped"
         report(f"start {cell.folder.name}")
-        finished = bring(cell)
-        unfinished = "stopped" if late() else "NOT FINISHED"
-        report(f"{'end' if finished else unfinished} {cell.folder.name}")
+        ending = "end" if bring(cell) else "stopped" if late() else "NOT FINISHED"
+        report(f"{ending} {cell.folder.name}")
         with writing:
             _write(study)
-        return finished
+        return ending
 
     pool = ThreadPoolExecutor(workers)
     try:
         ended = list(pool.map(one, left))
     finally:
         pool.shutdown(cancel_futures=True)  # after an interrupt no further cell is begun
-    failed = [cell.folder.name for cell, good in zip(left, ended, strict=True) if not good]
+    names = [cell.folder.name for cell in left]
+    failed = [n for n, ending in zip(names, ended, strict=True) if ending == "NOT FINISHED"]
     results = _write(study)
-    if failed and late():
-        report(f"{len(failed)} cells are left; the same command goes on with them")
-    elif failed:
+    if stopped := ended.count("stopped"):
+        report(f"{stopped} cells are left; the same command goes on with them")
+    if failed:
         raise UserError(
             f"{len(failed)} cells are not finished ({', '.join(failed)}); their output is in "
             f"{study.out / 'cells'}/NAME.txt, and the same command goes on with them."

@@ -139,6 +139,25 @@ def test_no_cell_is_begun_when_time_is_over(
     assert all(cell.finished for cell in study.cells)
 
 
+def test_a_failure_before_time_is_over_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("darts.study.run.time", SimpleNamespace(monotonic=lambda: float(clock.now)))
+    begun: list[str] = []
+
+    def fails_first(cell: Cell) -> bool:
+        begun.append(cell.folder.name)
+        clock.now += 50
+        return pretend(cell) if len(begun) > 1 else False
+
+    said: list[str] = []
+    with pytest.raises(UserError, match="1 cells are not finished") as error:
+        run_study(read_study(write(tmp_path)), run=fails_first, report=said.append, minutes=1.5)
+    assert begun[0] in str(error.value)
+    assert said[-1] == "2 cells are left; the same command goes on with them"
+
+
 def test_changed_configuration_is_refused(tmp_path: Path) -> None:
     run_study(read_study(write(tmp_path)), run=pretend, report=lambda line: None)
     changed = read_study(write(tmp_path, base={**BASE, "epochs": 3}))
