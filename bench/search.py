@@ -20,13 +20,12 @@ from typing import Any
 
 import torch
 
-from bench.step import VALIDATION_BATCH, Peer, Size, peer
+from bench.step import PRECISIONS, VALIDATION_BATCH, Peer, Size, peer
 from bench.timing import RESULTS, machine, write_json
 from darts import Callback, Search
 from darts.config import Precision
 from darts.recipes import configure
 
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 EPOCHS, EVERY = 20, 20
 """Epochs of a search; after how many of its steps the peer takes one."""
 PLOT = Path("docs/images/search-speed.png")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -24,6 +26,24 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """
     with writing(path), _replacing(path) as file:
         yield file
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file as a whole, in UTF-8; give its path.
+
+    Raises:
+        UserError: see `atomic_write`.
+    """
+    with atomic_write(path) as file:
+        file.write(text.encode())
+    return path
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as comma-separated lines, the first of them the heading."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 @contextmanager

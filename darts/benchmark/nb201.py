@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darts.errors import UserError
-from darts.files import atomic_write
+from darts.files import atomic_write, csv_text
 
 DATASETS = ("cifar10", "cifar100", "imagenet16_120")
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16_120": "ImageNet16-120"}
@@ -165,9 +164,7 @@ class Table:
 
 def write(rows: Sequence[Row], path: Path) -> None:
     """Write a compact table, gzipped if the name ends in `.gz`, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    lines: list[list[object]] = [list(COLUMNS)]
     for row in rows:
         accuracies = {
             f"{name}_{split}": value
@@ -175,8 +172,8 @@ def write(rows: Sequence[Row], path: Path) -> None:
             for name, value in values.items()
         }
         fields = {"id": row.id, "arch": row.arch, "params": row.params, **accuracies}
-        writer.writerow(fields[column] for column in COLUMNS)
-    content = text.getvalue().encode()
+        lines.append([fields[column] for column in COLUMNS])
+    content = csv_text(lines).encode()
     with atomic_write(path) as file:
         # Without a time stamp, so that equal tables are equal files.
         file.write(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)

@@ -40,7 +40,7 @@ def costs_of(kind: str, config: BudgetConfig, space: Space, sizes: Sizes) -> Cos
         UserError: latencies are asked for, and the table is missing or of another network.
     """
     if kind != "latency":
-        return count(space, sizes)[kind]
+        return count(space, sizes, kind)
     if not config.table:
         raise ConfigError(
             "budget.latency needs budget.table, a file that `python -m darts latency` wrote"

@@ -126,17 +126,6 @@ def visits(space: Space, sizes: Sizes) -> Counter[Visit]:
     return found
 
 
-def counted(net: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """Parameters, and multiply-adds of one map of `shape` ([channels, height, width]).
-
-    Multiply-adds are those of convolutions and matrix products, the field's "FLOPs". `net` must
-    have been made on the device "meta".
-    """
-    with torch.device("meta"), torch.no_grad():
-        image = torch.empty(1, *shape)
-        return {"params": int(parameters(net, image)), "macs": int(multiply_adds(net, image))}
-
-
 def tabulate(space: Space, sizes: Sizes, constant: float, price: Any) -> Costs:
     """Costs from the price of an operation (name) at a `Visit`, asked once for each shape."""
     edges = {
@@ -152,17 +141,25 @@ def tabulate(space: Space, sizes: Sizes, constant: float, price: Any) -> Costs:
     return Costs(constant, edges)
 
 
-def count(space: Space, sizes: Sizes) -> dict[str, Costs]:
-    """Parameters ("params") and multiply-adds ("macs") of every architecture, exactly.
+MEASURES = {"params": parameters, "macs": multiply_adds}
+"""What is counted on a network, by the kind of cost."""
+
+
+def count(space: Space, sizes: Sizes, kind: str) -> Costs:
+    """Parameters ("params") or multiply-adds ("macs") of every architecture, exactly.
 
     They are those that `python -m darts evaluate` prints for the network of these sizes.
     """
+
+    def counted(net: nn.Module, shape: tuple[int, ...]) -> int:
+        with torch.no_grad():
+            return int(MEASURES[kind](net, torch.empty(1, *shape)))
+
+    def price(name: str, visit: Visit) -> int:
+        with torch.device("meta"):
+            return counted(visit.operation(name), visit.shape)
+
     some = space.derive({name: torch.ones(cell.shape) for name, cell in space.cells.items()})
     with torch.device("meta"):
         constant = counted(hollow(space, some, sizes), sizes.shape)
-
-    def price(what: str, name: str, visit: Visit) -> int:
-        with torch.device("meta"):
-            return counted(visit.operation(name), visit.shape)[what]
-
-    return {what: tabulate(space, sizes, constant[what], partial(price, what)) for what in constant}
+    return tabulate(space, sizes, constant, price)

@@ -20,7 +20,7 @@ from torch import nn
 from darts.budgets.costs import Costs, Sizes, Visit, hollow, tabulate, visits
 from darts.config import as_dict
 from darts.errors import UserError, on_one_line
-from darts.files import atomic_write
+from darts.files import write_text
 from darts.networks.genotype import Genotype
 from darts.spaces import Space
 from snsoftmax import __version__
@@ -88,9 +88,8 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        text = json.dumps({**asdict(self), "error_percent": self.error}, indent=1) + "\n"
-        with atomic_write(path) as file:
-            file.write(text.encode())
+        content = {**asdict(self), "error_percent": self.error}
+        write_text(path, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:

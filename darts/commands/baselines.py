@@ -7,8 +7,6 @@ of the best by validation against the simulated cost of training, mean and 10th 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import time
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from darts.baselines.figure import Point, save_anytime
 from darts.baselines.simulation import MEAN_SECONDS, Answers, Curves, simulate
 from darts.benchmark.nb201 import DATASETS, TITLES, Table
 from darts.errors import UserError
-from darts.files import atomic_write
+from darts.files import csv_text, write_text
 from darts.results.run_folder import RunFolder
 from darts.training.evaluation_config import parse
 
@@ -110,15 +108,12 @@ def _point(table: Table, path: Path, dataset: str) -> Point:
 
 def _write_numbers(path: Path, curves: dict[str, Curves], seconds: float | None) -> None:
     """One row a searcher and count of networks: cost, mean, deviation, band; accuracies in %."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
+    lines: list[list[object]] = [
         ["searcher", "networks", "seconds", "mean", "standard_deviation", "low10", "high90"]
-    )
+    ]
     for name, curve in curves.items():
         rows = zip(curve.mean, curve.test.std(0), *curve.band(), strict=True)
         for count, row in enumerate(rows, start=1):
             cost = f"{count * seconds:.0f}" if seconds else ""
-            writer.writerow([name, count, cost, *(f"{value:.4f}" for value in row)])
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+            lines.append([name, count, cost, *(f"{value:.4f}" for value in row)])
+    write_text(path, csv_text(lines))

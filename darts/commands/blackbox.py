@@ -7,8 +7,6 @@ to --out: its genotype, which `evaluate --genotype` trains and tests, and all ne
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from darts.baselines.trained import Trained, search_by_training
 from darts.data import load_data
 from darts.devices.device import check_device
 from darts.errors import UserError
-from darts.files import atomic_write
+from darts.files import csv_text, write_text
 from darts.spaces import get_space
 
 
@@ -64,8 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         _write_numbers(out / "networks.csv", done)
         if trained.better_than(best):
             best = trained
-            with atomic_write(out / "genotype.txt") as file:
-                file.write(f"{trained.genotype}\n".encode())
+            write_text(out / "genotype.txt", f"{trained.genotype}\n")
         print(f"{trained.cost:7.2f}  {trained.epochs:4d} epochs  {trained.valid:6.2f} %  ", end="")
         print(trained.genotype)
 
@@ -88,9 +85,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write_numbers(path: Path, networks: list[Trained]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(networks[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(network) for network in networks)
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    rows = (asdict(network).values() for network in networks)
+    write_text(path, csv_text([asdict(networks[0]), *rows]))

@@ -7,8 +7,6 @@ a batch of real images. Prints rank correlations with the table's test accuracy.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import time
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from darts.benchmark.nb201 import DATASETS, SIZE, TITLES, Row, Table
 from darts.data import ImageSet, load_data, training_batches
 from darts.devices.device import check_device
 from darts.errors import UserError
-from darts.files import atomic_write
+from darts.files import csv_text, write_text
 from darts.networks.network import build_network
 from darts.zerocost import SCORES
 from darts.zerocost.ranking import correlation, sizes
@@ -132,9 +130,5 @@ def _score(
 def _write(
     path: Path, archs: list[str], accuracies: list[float], found: dict[str, list[float]]
 ) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["arch", "accuracy", *found])
-    writer.writerows(zip(archs, accuracies, *found.values(), strict=True))
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    rows = zip(archs, accuracies, *found.values(), strict=True)
+    write_text(path, csv_text([["arch", "accuracy", *found], *rows]))

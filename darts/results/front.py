@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from darts.files import atomic_write
+from darts.files import write_text
 from darts.results.figures import INK, MUTED, PALETTE, save
 
 
@@ -68,10 +68,8 @@ class Front:
             "front.json": json.dumps(asdict(self), indent=1) + "\n",
             "front.md": self.table() + "\n",
         }
-        for name, text in texts.items():
-            with atomic_write(folder / name) as file:
-                file.write(text.encode())
-        return [*(folder / name for name in texts), save(figure, folder / "front.png")]
+        written = [write_text(folder / name, text) for name, text in texts.items()]
+        return [*written, save(figure, folder / "front.png")]
 
     def draw(self, axes: Axes) -> None:
         """Accuracy against cost; dominated networks are grey, and a thin line is the budget."""

@@ -23,7 +23,7 @@ import torch
 import yaml
 
 from darts.errors import UserError, on_one_line
-from darts.files import atomic_write, writing
+from darts.files import atomic_write, write_text, writing
 
 
 class EpochRecord(TypedDict, total=False):
@@ -132,9 +132,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file as a whole; give its path."""
-        with atomic_write(self.path / name) as file:
-            file.write(text.encode())
-        return self.path / name
+        return write_text(self.path / name, text)
 
     def write_genotype(self, genotype: str) -> Path:
         """Write the architecture found (the space's own text format) to `genotype.txt`."""

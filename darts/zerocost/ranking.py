@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-
-from darts.networks.network import build_network
-from darts.networks.size import multiply_adds, parameters
+from darts.budgets.costs import MEASURES, Sizes, count
+from darts.networks.genotype import Genotype
+from darts.spaces.nb201 import NB201
 
 
 class Correlation(NamedTuple):
@@ -32,9 +31,7 @@ def correlation(scores: Sequence[float], accuracies: Sequence[float]) -> Correla
 def sizes(
     archs: Sequence[str], *, channels: int, cells: int, classes: int, shape: tuple[int, int, int]
 ) -> dict[str, list[float]]:
-    """Parameters and multiply-adds of every cell's network, from three networks.
-
-    Both are sums over the edges, and convolutions alone have any.
+    """Parameters and multiply-adds of every cell's network.
 
     Args:
         archs: NAS-Bench-201 strings.
@@ -46,28 +43,10 @@ def sizes(
     Returns:
         "params" and "macs", one value for each cell.
     """
-    kinds = ("none", "nor_conv_1x1", "nor_conv_3x3")
-    rest = "+|none~0|none~1|+|none~0|none~1|none~2|"
-    measured = []
-    with torch.device("meta"):
-        image = torch.empty(1, *shape)
-        for kind in kinds:
-            net = build_network(
-                f"|{kind}~0|{rest}",
-                channels=channels,
-                cells=cells,
-                classes=classes,
-                colours=shape[0],
-            )
-            measured.append((parameters(net, image), multiply_adds(net, image)))
-    return {
-        name: [
-            measured[0][which]
-            + sum(
-                arch.count(kind) * (measured[place][which] - measured[0][which])
-                for place, kind in enumerate(kinds)
-            )
-            for arch in archs
-        ]
-        for which, name in enumerate(("params", "macs"))
-    }
+    of = Sizes(channels, cells, classes, shape)
+    genotypes = [Genotype.parse(arch) for arch in archs]
+    found = {}
+    for kind in MEASURES:
+        costs = count(NB201, of, kind)
+        found[kind] = [costs.of(NB201, genotype) for genotype in genotypes]
+    return found

@@ -52,7 +52,7 @@ def test_expected_cost_is_that_of_drawn_architectures() -> None:
     beta = {c: a.detach().softmax(-1) for c, a in random_logits(NB201).items()}
     expected = budget.expected(beta)
     for kind, limit, value in zip(("params", "macs"), (1e5, 1e7), expected, strict=True):
-        edges = count(NB201, SIZES)[kind].edges["cell"]
+        edges = count(NB201, SIZES, kind).edges["cell"]
         reference = sum(
             float(b) * float(c)
             for row, costs in zip(beta["cell"], edges, strict=True)
@@ -88,7 +88,7 @@ def test_pull_is_the_weight_times_a_unit_of_the_objectives_gradient() -> None:
     more = (pulled() - objective[0]).double()
     assert float(more.norm()) == pytest.approx(2 * float(objective[0].norm()), rel=1e-5)
     alpha = logits["cell"].detach().double().requires_grad_()
-    costs = count(NB201, SIZES)["params"].edges["cell"]
+    costs = count(NB201, SIZES, "params").edges["cell"]
     (slope,) = torch.autograd.grad((alpha.softmax(-1) * costs).sum(), alpha)
     torch.testing.assert_close(more / more.norm(), slope / slope.norm(), rtol=1e-4, atol=1e-5)
 

@@ -41,7 +41,8 @@ def own() -> Iterator[Space]:
 
 def check(space: Space, shape: tuple[int, int, int], classes: int) -> None:
     cells = 2 if space.stacked else 5
-    costs = count(space, Sizes(8, cells, classes, shape))
+    sizes = Sizes(8, cells, classes, shape)
+    costs = {kind: count(space, sizes, kind) for kind in ("params", "macs")}
     source = torch.Generator().manual_seed(0)
     for _ in range(4):
         genotype = space.derive(
