@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from darts import Search
 from darts.methods.base import entropy
 from darts.recipes import configure
 from tests.darts.methods.method_helpers import LinearLoss, make, ranked, set_logits
@@ -150,35 +151,36 @@ def test_pcd_and_lpcd_follow_their_lists() -> None:
         assert temperatures[10:20] == temperatures[20:30]
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "smooth"),
-    [("smooth_temperature", 0, None), ("smooth_temperature", 0.5, 0.5), ("scale", 100, 2.0)],
-)
-def test_edd_stable_weighs_both_jacobians_alike(
-    name: str, value: float, smooth: float | None
-) -> None:
-    method = make("edd-stable", options={name: value})
-    method.begin_epoch(10)
-    method.set_temperature(0.02)
-    a = 0.02 * ranked()
-    set_logits(method, a)
-    beta = method.weights()["cell"]
-    torch.testing.assert_close(beta, torch.softmax(a / 0.02, -1))
-    c = ranked().flip(0)
-    (gradient,) = torch.autograd.grad((beta * c).sum(), method.logits["cell"])
-    expected = torch.zeros(6, 5)
-    for t in (0.02, smooth) if smooth else (0.02,):
-        p = torch.softmax(a / t, -1)
-        expected += p * (c - (p * c).sum(-1, keepdim=True))
-    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+@pytest.mark.parametrize("schedule", ["reference-code", "paper"])
+def test_edd_stable_moves_alpha_from_the_first_drop_on(schedule: str) -> None:
+    method, plain = (make(name, options={"schedule": schedule}) for name in ("edd-stable", "edd"))
+    start = method.state_dict()["parameters"][0]
+    moved = []
+    for epoch in range(50):
+        for each in (method, plain):
+            each.begin_epoch(epoch)
+        assert method.current == plain.current
+        assert plain.alpha_moves
+        assert method.alpha_moves == (method.current < 1)
+        moved.append(method.alpha_moves)
+    assert moved == [False] * moved.index(True) + [True] * moved.count(True)
+    assert moved.index(True) == {"reference-code": 10, "paper": 1}[schedule]
+    torch.testing.assert_close(method.logits["cell"], start)
 
 
-def test_edd_stable_forgets_the_warm_ups_gradients_once() -> None:
-    method = make("edd-stable")
-    optimizers = []
-    for epoch in (0, 9, 10, 15):
-        method.begin_epoch(epoch)
-        optimizers.append(method.optimizer)
-    assert optimizers[0] is optimizers[1]
-    assert optimizers[1] is not optimizers[2]
-    assert optimizers[2] is optimizers[3]
+def test_a_search_of_edd_stable_leaves_alpha_alone_until_the_first_drop() -> None:
+    config = configure(
+        method="edd-stable",
+        epochs=5,
+        data={"source": "digits", "batch_size": 256},
+        supernet={"channels": 4, "cells": 1},
+    )
+    search = Search(config)
+    start = search.method.logits["cell"].detach().clone()
+    moved = []
+    for _ in range(3):
+        search.run_epoch()
+        search.epoch += 1
+        moved.append(not torch.equal(search.method.logits["cell"], start))
+        assert (search.method.current == 1.0) is not moved[-1]
+    assert moved == [False, True, True]
