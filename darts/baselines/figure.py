@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from darts.baselines.simulation import Curves
 from darts.benchmark.nb201 import TITLES
-from darts.results.figures import INK, MUTED, PALETTE, save
+from darts.results.figures import INK, MUTED, PALETTE, prepare, save
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,8 @@ def save_anytime(
     lowest = min(float(curve.mean[min(2, len(curve.mean) - 1)]) for curve in curves.values())
     lowest = min([lowest, *(point.test for point in points)])
     axes.set_ylim(lowest - 0.5, optimum + 0.05 * (optimum - lowest + 1))
-    axes.set_title(
-        f"NAS-Bench-201, {TITLES[dataset]}: test accuracy of the best by validation (%)",
-        loc="left",
-        fontsize=11,
-        color=INK,
-    )
+    title = f"NAS-Bench-201, {TITLES[dataset]}: test accuracy of the best by validation (%)"
     unit = "simulated seconds" if network_seconds else "trained networks"
-    axes.set_xlabel(f"cost of the search ({unit})", fontsize=9, color=MUTED)
-    axes.tick_params(colors=MUTED, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e7ecf1", linewidth=0.8)
+    prepare(axes, title, f"cost of the search ({unit})")
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
     return save(figure, path)

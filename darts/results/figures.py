@@ -104,6 +104,17 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def prepare(axes: Axes, title: str, x_label: str) -> None:
+    """Title, label and frame as every picture here has them."""
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel(x_label, fontsize=9, color=MUTED)
+    axes.tick_params(colors=MUTED, labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#c4cad0")
+    axes.grid(axis="y", color="#e7ecf1", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
 def draw_trajectory(
     axes: Axes, runs: Mapping[str, Sequence[EpochRecord]], quantity: Quantity
 ) -> None:
@@ -118,7 +129,8 @@ def draw_trajectory(
             epoch's architecture, with the published optimum and collapse), or "gradient" (mean
             norm of dL/dα over the edges).
     """
-    _prepare(axes, _TITLES[quantity])
+    prepare(axes, _TITLES[quantity], "epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     for place, (name, records) in enumerate(runs.items()):
         colour = PALETTE[place % len(PALETTE)]
         if quantity in ("loss", "accuracy"):
@@ -335,17 +347,6 @@ def _arrow(
             zorder=2,
         )
     )
-
-
-def _prepare(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=INK)
-    axes.set_xlabel("epoch", fontsize=9, color=MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axes.tick_params(colors=MUTED, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#c4cad0")
-    axes.grid(axis="y", color="#e7ecf1", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def _annotate_end(axes: Axes, epoch: int, value: float, colour: str) -> None:

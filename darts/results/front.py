@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from darts.files import write_text
-from darts.results.figures import INK, MUTED, PALETTE, save
+from darts.results.figures import PALETTE, prepare, save
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,7 @@ class Front:
 
     def draw(self, axes: Axes) -> None:
         """Accuracy against cost; dominated networks are grey, and a thin line is the budget."""
-        axes.set_xlabel(self.cost, fontsize=9, color=MUTED)
-        axes.set_title(self.accuracy, loc="left", fontsize=11, color=INK)
-        axes.tick_params(colors=MUTED, labelsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#c4cad0")
-        axes.grid(color="#e7ecf1", linewidth=0.8)
-        axes.set_axisbelow(True)
+        prepare(axes, self.accuracy, self.cost)
         pairs = list(zip(self.points, self.dominated(), strict=True))
         best = sorted((p.cost, p.accuracy) for p, beaten in pairs if not beaten)
         axes.plot(*zip(*best, strict=True), color=PALETTE[0], linewidth=1.4, drawstyle="steps-post")
