@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from bench.reproduction import STUDIES, load
-from bench.step import CLASSES, Size, Step, search_step
+from bench.rivals import CLASSES, Size, Step
+from bench.step import search_step
 from bench.timing import RESULTS, alternate, machine, timer, write_json
 from darts.devices.capture import WARM_UP
 from darts.networks.network import build_network

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from bench.step import PRECISIONS, VALIDATION_BATCH, Peer, Size, peer
+from bench.rivals import VALIDATION_BATCH, Peer, Size, peer
+from bench.step import PRECISIONS
 from bench.timing import RESULTS, machine, write_json
 from darts import Callback, Search
 from darts.config import Precision

@@ -1,9 +1,8 @@
 """Time of a bilevel step: a search's own against those of conventional supernets.
 
 ``python -m bench.step [--peer PATH] [--device cpu|cuda]`` prints tables and writes
-``bench/results/step.json`` (on a GPU ``step-cuda.json``). The conventional supernets are the one in
-tests/reference and, with ``--peer``, that of an unmodified checkout of AutoDL-Projects
-(github.com/D-X-Y/AutoDL-Projects), run with its own step. This project's is `Search.step` with a
+``bench/results/step.json`` (on a GPU ``step-cuda.json``). The conventional supernets are those of
+`bench.rivals`, AutoDL-Projects' among them with ``--peer``. This project's is `Search.step` with a
 method's weights, clipping, norms and records, on images that the search's own batches give.
 Variants take turns in one process; medians are reported. On a GPU the supernets have the paper's
 size, and this project's step is timed as a CUDA graph too, which is how a search runs it.
@@ -13,51 +12,29 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from bench.rivals import CLASSES, Size, Step, conventional_step, peer
 from bench.timing import RESULTS, machine, timer, write_json
 from darts import Search
 from darts.config import Precision
 from darts.data import ImageSet
-from darts.devices.capture import WARM_UP, CapturedStep
+from darts.devices.capture import WARM_UP
 from darts.recipes import configure
 from darts.spaces import DARTS, NB201, Space
-from darts.supernet.step import Batch
-from tests.reference.supernet import ReferenceSupernet
 
-Step = Callable[[], object]
-CLASSES = 10
 METHODS = ("edd", "darts-v1")
 """Of the searches whose steps are timed everywhere: sn-softmax, and plain softmax."""
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 SHARP = 1e-6
 """A temperature at which β is one-hot up to rounding at DARTS's initial α."""
-VALIDATION_BATCH = 512
-"""Of AutoDL-Projects, in its configuration of weight-sharing searches."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """Of a supernet and its batches of 3x32x32 images, and the device they lie on."""
-
-    channels: int = 16
-    cells: int = 1
-    batch: int = 64
-    device: str = "cpu"
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether that is a GPU."""
-        return torch.device(self.device).type == "cuda"
 
 
 @dataclass
@@ -72,127 +49,6 @@ class Row:
     def median(self) -> float:
         """Median time of a step in seconds."""
         return statistics.median(self.times)
-
-
-def batches(size: Size) -> tuple[Batch, Batch]:
-    """Random training and validation images and labels."""
-    torch.manual_seed(0)
-
-    def one() -> Batch:
-        with torch.device(size.device):
-            return torch.randn(size.batch, 3, 32, 32), torch.randint(CLASSES, (size.batch,))
-
-    return one(), one()
-
-
-def optimizers(
-    weights: list[nn.Parameter], alphas: list[Tensor], *, captured: bool = False
-) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Those of the usual NAS-Bench-201 recipe; in a graph fused, and Adam's steps on the GPU."""
-    fused = captured or None
-    on_gpu = captured and alphas[0].is_cuda
-    return (
-        torch.optim.SGD(
-            weights, 0.025, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=fused
-        ),
-        torch.optim.Adam(
-            alphas, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3, fused=fused, capturable=on_gpu
-        ),
-    )
-
-
-def new_alphas(space: Space, device: str) -> dict[str, Tensor]:
-    """α as DARTS initialises it."""
-    return {
-        name: (1e-3 * torch.randn(cell.shape, device=device)).requires_grad_()
-        for name, cell in space.cells.items()
-    }
-
-
-def conventional_step(
-    space: Space, size: Size, precision: torch.dtype | None = None, *, captured: bool = False
-) -> Step:
-    """One module per operation, ``backward()`` through everything.
-
-    ``captured``: on a GPU as one CUDA graph, channels last, with fused optimisers: the strongest
-    that a user could build of public parts.
-    """
-    train, validation = batches(size)
-    net = ReferenceSupernet(space, size.channels, size.cells, CLASSES).to(size.device)
-    if captured:
-        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    alphas = new_alphas(space, size.device)
-    sgd, adam = optimizers(list(net.parameters()), list(alphas.values()), captured=captured)
-
-    def step(*parts: Tensor) -> list[Tensor]:
-        losses = []
-        for (images, labels), optimizer in ((parts[:2], sgd), (parts[2:], adam)):
-            sgd.zero_grad()
-            adam.zero_grad()
-            weights = {name: a.softmax(-1) for name, a in alphas.items()}
-            with torch.autocast(images.device.type, precision, precision is not None):
-                loss = F.cross_entropy(net(images, weights), labels)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        return losses
-
-    if captured:
-        last = torch.channels_last
-        train, validation = ((x.to(memory_format=last), y) for x, y in (train, validation))
-    run = CapturedStep(step) if captured else step
-    return lambda: run(*train, *validation)
-
-
-@dataclass
-class Peer:
-    """What AutoDL-Projects' DARTS (first order) does: the loops of its exps/NATS-algos."""
-
-    step: Step
-    """One bilevel step."""
-    validation: Step
-    """One of the batches of `VALIDATION_BATCH` that the supernet is validated on each epoch."""
-
-
-def peer(path: Path, size: Size) -> Peer:
-    """AutoDL-Projects' supernet from a checkout of it, and its optimisers."""
-    sys.path.insert(0, str(path))
-    from xautodl.models.cell_operations import NAS_BENCH_201  # type: ignore[import-not-found]
-    from xautodl.models.cell_searchs.generic_model import (  # type: ignore[import-not-found]
-        GenericNAS201Model,
-    )
-    from xautodl.utils.evaluation_utils import obtain_accuracy  # type: ignore[import-not-found]
-
-    train, validation = batches(size)
-    network = GenericNAS201Model(
-        size.channels, size.cells, 4, CLASSES, NAS_BENCH_201, affine=False, track_running_stats=True
-    ).to(size.device)
-    network.set_algo("darts-v1")
-    criterion = nn.CrossEntropyLoss()
-    sgd, adam = optimizers(network.weights, network.alphas)
-
-    def step() -> None:
-        for (images, labels), optimizer in ((train, sgd), (validation, adam)):
-            network.set_cal_mode("joint", None)
-            network.zero_grad()
-            _, logits = network(images)
-            loss = criterion(logits, labels)
-            loss.backward()
-            optimizer.step()
-            obtain_accuracy(logits.data, labels.data, topk=(1,))  # its top 5 fails on this torch
-            loss.item()
-
-    images, labels = batches(replace(size, batch=VALIDATION_BATCH))[0]
-
-    @torch.no_grad()
-    def validate() -> None:
-        network.eval()
-        _, logits = network(images)
-        criterion(logits, labels).item()
-        obtain_accuracy(logits.data, labels.data, topk=(1,))
-        network.train()
-
-    return Peer(step, validate)
 
 
 def random_images(count: int) -> ImageSet:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from bench import step as bench
+from bench.rivals import Size
 from darts import Search
 from darts.data import Batch
 from darts.devices.capture import WARM_UP
 from darts.methods.edd import EDD
 from darts.spaces import NB201
 from darts.supernet import live_operations
-from tests.reference.supernet import ReferenceSupernet
 
-SIZE = bench.Size(channels=4, batch=4)
+SIZE = Size(channels=4, batch=4)
 
 
 @pytest.fixture
@@ -57,25 +55,6 @@ def test_all_variants_are_searches(stepped: list[Search]) -> None:
     assert set(named) == {*bench.METHODS, "gdas"}
 
 
-def test_the_rival_as_a_graph_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU the graph is the step itself."""
-    found: list[list[Tensor]] = []
-
-    def noted(*arguments: Any) -> Any:
-        torch.manual_seed(1)
-        net = ReferenceSupernet(*arguments)
-        found.append(list(net.parameters()))
-        return net
-
-    monkeypatch.setattr("bench.step.ReferenceSupernet", noted)
-    for captured in (False, True):
-        run = bench.conventional_step(NB201, SIZE, captured=captured)
-        for _ in range(3):
-            run()
-    for usual, graph in zip(*found, strict=True):
-        torch.testing.assert_close(graph, usual, rtol=1e-3, atol=1e-4)
-
-
 def live(search: Search) -> Tensor:
     """How many operations of each edge the weight step computes."""
     found = live_operations(search.method.weights(), torch.finfo(torch.float32).eps / 4)
@@ -99,7 +78,7 @@ def test_edd_mixes_by_sn_softmax_and_at_a_small_temperature_has_one_operation(
 def test_steps_on_a_gpu_are_the_searchs(
     captured: bool, stepped: list[Search], cuda: torch.device
 ) -> None:
-    size = bench.Size(channels=4, batch=4, device=str(cuda))
+    size = Size(channels=4, batch=4, device=str(cuda))
     run = bench.search_step("edd", NB201, size, captured=captured)
     for _ in range(WARM_UP + 2):
         losses = run()

@@ -159,9 +159,9 @@ def test_edd_stable_moves_alpha_from_the_first_drop_on(schedule: str) -> None:
     for epoch in range(50):
         for each in (method, plain):
             each.begin_epoch(epoch)
-        assert method.current == plain.current
+        assert method.temperature == plain.temperature
         assert plain.alpha_moves
-        assert method.alpha_moves == (method.current < 1)
+        assert method.alpha_moves == bool(method.temperature < 1)
         moved.append(method.alpha_moves)
     assert moved == [False] * moved.index(True) + [True] * moved.count(True)
     assert moved.index(True) == {"reference-code": 10, "paper": 1}[schedule]
@@ -182,5 +182,5 @@ def test_a_search_of_edd_stable_leaves_alpha_alone_until_the_first_drop() -> Non
         search.run_epoch()
         search.epoch += 1
         moved.append(not torch.equal(search.method.logits["cell"], start))
-        assert (search.method.current == 1.0) is not moved[-1]
+        assert bool(search.method.temperature < 1) is moved[-1]
     assert moved == [False, True, True]
