@@ -25,14 +25,7 @@ def recipe(name: str, space: Space) -> dict[str, Any]:
     """
     if name not in RECIPES:
         raise ConfigError(f"recipe {name!r} is unknown{nearest(name, dict.fromkeys(RECIPES))}")
-    settings: dict[str, Any] = {}
-    if not space.stacked:
-        settings |= {
-            "supernet.cells": 8,
-            "weights.nesterov": False,
-            "weights.weight_decay": 3e-4,
-            "arch.first": True,
-        }
+    settings = dict(space.around.search_settings)
     if name == "edd":
         small = 80 if space.many_candidates else 192
         settings |= {

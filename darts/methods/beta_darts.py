@@ -36,7 +36,7 @@ class BetaDARTS(Method):
     def published(cls, space: Space) -> dict[str, Any]:
         """The released search."""
         own = {"weights.nesterov": False, "weights.weight_decay": 3e-4, "arch.first": True}
-        return super().published(space) | own | ({"epochs": 100} if "cell" in space.cells else {})
+        return super().published(space) | own | ({"epochs": 100} if space.stacked else {})
 
     def arch_objective(self, loss: Loss) -> Tensor:
         """Loss + λ·mean log Σ exp(α)."""

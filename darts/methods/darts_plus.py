@@ -41,7 +41,7 @@ class DARTSPlus(Method):
     def end_epoch(self, trainer: Trainer) -> None:
         """Apply both rules."""
         super().end_epoch(trainer)
-        cell = "normal" if "normal" in self.logits else "cell"
+        (cell,) = self.space.leading
         choices = self.space.derive(self.scores()).cell(cell)
         skips = sum(choice.operation == "skip_connect" for choice in choices)
         ranking = self.logits[cell].argsort(-1, descending=True).tolist()

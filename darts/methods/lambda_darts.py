@@ -81,7 +81,7 @@ class LambdaDARTS(Method):
         """Add that of -λ·Λ."""
         super().weight_gradients(step)
         strength = schedules.linear(0.0, self.options.strength, self.epoch, self.config.epochs)
-        cell = "normal" if "normal" in self.logits else "cell"
+        (cell,) = self.space.leading
         ways = self.directions(step, cell)
         epsilon = DISPLACEMENT / ways.norm().clamp(min=torch.finfo(ways.dtype).tiny)
         parameters = list(step.net.parameters())

@@ -48,7 +48,7 @@ class PCD(Cyclic):
 
     def temperature_at(self, epoch: int) -> float:
         """The list's entry."""
-        warmup = 5 if len(self.logits) == 1 else 0  # as in the released scripts, space by space
+        warmup = 5 if self.space.stacked else 0  # as in the released scripts, space by space
         return schedules.pcd(self.epochs, strength=self.options.strength, warmup=warmup)[epoch]
 
 

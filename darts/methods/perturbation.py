@@ -40,7 +40,7 @@ class Perturbation(Fixing):
     def published(cls, space: Space) -> dict[str, Any]:
         """The released search."""
         own = {"weights.nesterov": False, "weights.weight_decay": 3e-4, "arch.first": True}
-        return super().published(space) | own | ({"epochs": 100} if "cell" in space.cells else {})
+        return super().published(space) | own | ({"epochs": 100} if space.stacked else {})
 
     def cost(self, trainer: Trainer, weights: Weights) -> float:
         """How bad the supernet is with these β."""

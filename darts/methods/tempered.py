@@ -53,7 +53,7 @@ class Tempered(Method):
 
     def leading(self) -> Weights:
         """α of the cells that the released code looks at: the normal one where there are two."""
-        return {c: a for c, a in self.logits.items() if c == "normal" or len(self.logits) == 1}
+        return {cell: self.logits[cell] for cell in self.space.leading}
 
     def smoothed(self, cell: str) -> bool:
         """Whether the cell's backward pass has the smooth term now."""

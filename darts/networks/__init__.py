@@ -1,1 +1,6 @@
 """Discrete architectures, and the networks built from them, by the operations of the papers."""
+
+from darts.networks.stacked import Stacked
+from darts.networks.two_inputs import TwoInputs
+
+__all__ = ["Stacked", "TwoInputs"]

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from darts.networks.genotype import KEPT_EDGES, Choice, Genotype
 from darts.networks.operations import OPERATIONS
-
-Edge = tuple[int, int]
-"""(source node, target node)."""
+from darts.networks.table import SKELETONS, Edge, Skeleton
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,10 @@ class Cell:
 class Space:
     """A search space: its cell types and the skeleton that they fill.
 
-    ``skeleton`` is ``"nb201"`` (three stages of stacked cells, named ``"cell"``, with residual
-    blocks between them) or ``"darts"`` (two-input cells of four inner nodes, ``"normal"`` and
-    ``"reduce"``, the latter at one and two thirds of the depth).
+    ``skeleton`` is a name of `darts.networks.table.SKELETONS`: ``"nb201"`` (three stages of
+    stacked cells, named ``"cell"``, with residual blocks between them) or ``"darts"`` (two-input
+    cells of four inner nodes, ``"normal"`` and ``"reduce"``, the latter at one and two thirds of
+    the depth).
     """
 
     name: str
@@ -89,29 +88,40 @@ class Space:
     """Edges have all operations of the DARTS space, which leaves memory for a small batch only."""
 
     def __post_init__(self) -> None:
-        if self.skeleton not in ("nb201", "darts"):
-            raise ValueError(f"skeleton={self.skeleton!r} must be 'nb201' or 'darts'")
-        names = ["cell"] if self.skeleton == "nb201" else ["normal", "reduce"]
-        if sorted(self.cells) != names:
-            raise ValueError(f"cells {sorted(self.cells)} must be {names} for {self.skeleton!r}")
+        if self.skeleton not in SKELETONS:
+            names = " or ".join(map(repr, SKELETONS))
+            raise ValueError(f"skeleton={self.skeleton!r} must be {names}")
+        self.around.check({name: cell.edges for name, cell in self.cells.items()})
+
+    @property
+    def around(self) -> Skeleton:
+        """The skeleton's entry, which says what the space leaves to it."""
+        return SKELETONS[self.skeleton]
 
     @property
     def stacked(self) -> bool:
-        """One type of cell, stacked as in NAS-Bench-201; otherwise normal and reduction cells."""
-        return self.skeleton == "nb201"
+        """See `Skeleton.stacked`."""
+        return self.around.stacked
 
     @property
     def leaves_edges_out(self) -> bool:
-        """An architecture keeps two edges a node; otherwise every edge, which may be `none`."""
-        return not self.stacked
+        """See `Skeleton.leaves_edges_out`."""
+        return self.around.leaves_edges_out
+
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """The cell types that schedules look at."""
+        return self.around.leading or tuple(self.cells)
 
     @cached_property
     def decisions(self) -> int:
-        """Edges that have an operation in the architecture of one cell."""
-        cell = next(iter(self.cells.values()))
-        if not self.leaves_edges_out:
-            return len(cell.edges)
-        return sum(min(KEPT_EDGES, len(cell.incoming(node))) for node in cell.nodes)
+        """Edges that have an operation in the architecture of one cell; the most of any type."""
+        return max(
+            sum(min(KEPT_EDGES, len(cell.incoming(node))) for node in cell.nodes)
+            if self.leaves_edges_out
+            else len(cell.edges)
+            for cell in self.cells.values()
+        )
 
     def derive(self, weights: Mapping[str, Tensor]) -> Genotype:
         """The discrete architecture of β: the strongest operation of each edge (Eq. 2).

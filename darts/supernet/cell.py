@@ -17,7 +17,7 @@ from darts.networks.operations import (
     drop_path,
     noise_like,
 )
-from darts.networks.skeleton import Place
+from darts.networks.table import Place
 from darts.spaces.table import Cell
 from darts.supernet.branches import Branch, Statistics, Views, make_branch
 from darts.supernet.leave import Departure, leave

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts.networks.skeleton import Place, StackedSkeleton, TwoInputSkeleton
+from darts.networks.table import NetworkSizes, Place
 from darts.spaces import Space, get_space
 from darts.supernet.cell import SearchCell
 from darts.supernet.plan import Live
@@ -44,13 +44,10 @@ class Supernet(nn.Module):
     def __init__(
         self,
         space: Space,
-        channels: int,
-        cells: int,
-        classes: int,
+        sizes: NetworkSizes,
         track: bool,
         partial: int,
         auxiliary_skip: bool,
-        colours: int = 3,
     ) -> None:
         super().__init__()
         self.space = space
@@ -61,8 +58,7 @@ class Supernet(nn.Module):
         def make_cell(place: Place) -> SearchCell:
             return SearchCell(executed.cells[place.name], place, track, partial)
 
-        skeleton = StackedSkeleton if space.skeleton == "nb201" else TwoInputSkeleton
-        self.skeleton = skeleton(channels, cells, classes, make_cell, colours=colours)
+        self.skeleton = space.around.body(sizes, make_cell)
         self.to(memory_format=torch.channels_last)
 
     # torch.compile leaves it as it is: its kernels are fused already, hand gradients over outside
@@ -154,18 +150,9 @@ def build_supernet(
     skip connection to every edge. ``colours``: channels of the images. Raises ValueError on a size
     below 1 and where K does not divide the channels, UserError on an unknown name.
     """
-    sizes = {"channels": channels, "cells": cells, "classes": classes, "partial": partial}
-    sizes |= {"colours": colours}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-    return Supernet(
-        get_space(space),
-        channels,
-        cells,
-        classes,
-        track_statistics,
-        partial,
-        auxiliary_skip,
-        colours,
-    )
+    space = get_space(space)
+    sizes = NetworkSizes(channels, cells, classes, colours)
+    space.around.check_sizes(sizes)
+    if partial < 1:
+        raise ValueError(f"partial={partial} must be at least 1")
+    return Supernet(space, sizes, track_statistics, partial, auxiliary_skip)

@@ -25,6 +25,7 @@ from darts.config import (
 from darts.errors import UserError
 from darts.keywords import EvaluationKeywords
 from darts.networks.genotype import Genotype
+from darts.networks.table import SKELETONS
 from darts.results.run_folder import RunFolder
 from darts.spaces import Space, get_space
 
@@ -136,18 +137,19 @@ def configure_evaluation(**overrides: Unpack[EvaluationKeywords]) -> EvaluationC
         raise ConfigError(f"recipe {asked.recipe!r} is unknown{nearest(asked.recipe, RECIPES)}")
     genotype = parse(asked.genotype)
     layers = nested(RECIPES[asked.recipe])
-    if genotype.skeleton == "darts" and asked.recipe == "short":
-        layers = nested({"network.cells": 5})
+    skeleton = SKELETONS[genotype.skeleton]
+    if asked.recipe == "short":
+        layers = nested(skeleton.short_settings)
     # Its text in place of a path: a run folder must mean the same wherever it is moved to.
     config = build(EvaluationConfig, merge(layers, overrides, {"genotype": str(genotype)}))
-    if genotype.skeleton != "darts":
-        needs = {
-            "network.auxiliary": config.network.auxiliary > 0,
-            "data.source=imagenet": config.data.source == "imagenet",
-        }
-        for path, is_asked in needs.items():
-            if is_asked:
-                raise ConfigError(f"{path} needs a genotype of the DARTS spaces, not of nb201")
+    for path, is_asked, has in (
+        ("network.auxiliary", config.network.auxiliary > 0, skeleton.auxiliary_head),
+        ("data.source=imagenet", config.data.source == "imagenet", skeleton.large_images),
+    ):
+        if is_asked and not has:
+            raise ConfigError(
+                f"{path} needs a genotype of the DARTS spaces, not of {skeleton.name}"
+            )
     return config
 
 

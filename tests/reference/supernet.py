@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from darts.networks.operations import OPERATIONS, FactorizedReduce, ReLUConvNorm
-from darts.networks.skeleton import Place, StackedSkeleton, TwoInputSkeleton
+from darts.networks.table import NetworkSizes, Place
 from darts.spaces import Cell, Space
 
 
@@ -78,8 +78,7 @@ class ReferenceSupernet(nn.Module):
         def make_cell(place: Place) -> ReferenceCell:
             return ReferenceCell(space.cells[place.name], place, track)
 
-        skeleton = StackedSkeleton if space.skeleton == "nb201" else TwoInputSkeleton
-        self.skeleton = skeleton(channels, cells, classes, make_cell)
+        self.skeleton = space.around.body(NetworkSizes(channels, cells, classes), make_cell)
 
     def forward(self, images: Tensor, weights: Mapping[str, Tensor], live: None = None) -> Tensor:
         def call(cell: nn.Module, maps: tuple[Tensor, ...]) -> Tensor:

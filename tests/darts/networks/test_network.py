@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from darts.networks.network import TwoInputNetwork, build_network
-from darts.networks.skeleton import StackedSkeleton
+from darts.networks.network import build_network
+from darts.networks.stacked import StackedSkeleton
+from darts.networks.two_inputs import TwoInputNetwork
 from darts.spaces import SPACES
 from tests.darts.networks.test_genotype import DARTS_V2
 

@@ -15,7 +15,7 @@ from darts import configure_evaluation
 from darts.benchmark.nb201 import RESNET, Table
 from darts.data import ImageSet, load
 from darts.errors import UserError
-from darts.networks.network import TwoInputNetwork
+from darts.networks.two_inputs import TwoInputNetwork
 from darts.training.checkpoint import Stopped
 from darts.training.evaluate import Evaluation, cost, evaluate
 from darts.training.evaluation_config import EvaluationConfig, parse
