@@ -91,9 +91,11 @@ bench-step: $(EXTENSION)
 results: $(EXTENSION)
 	$(RUN) -m bench.reproduction
 
-# Device tests, compute-sanitizer and benchmarks on this machine's GPU, with a dated record.
+# Device tests, compute-sanitizer, benchmarks and studies on this machine's GPU: as many as there is
+# time for, and the rest the next time.
+MINUTES ?= inf
 bench-gpu: $(READY)
-	$(RUN) -m bench.gpu
+	$(RUN) -m bench.gpu --minutes $(MINUTES)
 
 # What a package index takes: the sources, with the plain version.
 sdist: $(READY)

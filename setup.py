@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ TORCH = ".".join(torch.__version__.split(".")[:2])
 IS_SOURCE = "sdist" in sys.argv
 ROOT = Path(__file__).resolve().parent
 KERNELS = Path("csrc/kernels")
-CUDA_ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
+ARCHITECTURES = os.environ.get("TORCH_CUDA_ARCH_LIST") or "8.0;9.0;10.0;12.0+PTX"
 STRICT = os.environ.get("SNSOFTMAX_WERROR") == "1"
 WARNINGS = ["-Wall", "-Wextra", *(["-Werror"] if STRICT else [])]
 CAPABILITIES: dict[str, list[str]] = {"plain": ["-DSNSOFTMAX_DEFINE_DISPATCH"]}
@@ -111,7 +112,9 @@ class BuildExt(cpp_extension.BuildExtension):
     """Compiles each *_cpu.cpp once per CPU capability before the rest is built and linked."""
 
     def run(self) -> None:
-        built_for = json.dumps({"torch": TORCH, "cuda": CUDA}) + "\n"
+        about = {"torch": TORCH, "cuda": CUDA, "architectures": CUDA and ARCHITECTURES}
+        about["sources"] = runpy.run_path("csrc/digest.py")["digest"]()
+        built_for = json.dumps(about) + "\n"
         built = Path(self.build_lib) / "snsoftmax/_built_for.json"
         # An extension of another release may well be newer than every source.
         self.force = self.force or not built.exists() or built.read_text() != built_for
@@ -167,11 +170,11 @@ def extension() -> object:
             define_macros=macros,
             extra_compile_args=flags,
         )
-    architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    os.environ["TORCH_CUDA_ARCH_LIST"] = ARCHITECTURES
     macros += [
         ("SNSOFTMAX_WITH_CUDA", None),
         ("SNSOFTMAX_CUDA_VERSION", f'"{CUDA}"'),
-        ("SNSOFTMAX_CUDA_ARCHITECTURES", f'"{architectures}"'),
+        ("SNSOFTMAX_CUDA_ARCHITECTURES", f'"{ARCHITECTURES}"'),
     ]
     flags["nvcc"] = ["-O3", "--threads", str(os.cpu_count())]
     flags["nvcc"] += ["-Werror", "all-warnings"] if STRICT else []

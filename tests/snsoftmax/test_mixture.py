@@ -534,3 +534,21 @@ def test_running_statistics_count_as_changed() -> None:
     versions = [t._version for ts in running.values() for t in ts]
     case.call(mixture, case.inputs, **running)
     assert [t._version for ts in running.values() for t in ts] == [v + 1 for v in versions]
+
+
+def test_cuda_is_as_the_cpu_in_float64(cuda: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(8, 16, 9, 9, generator=generator) for _ in range(5)]
+    weights = torch.rand(5, generator=generator)
+    grad = torch.randn(8, 16, 9, 9, generator=generator)
+
+    def solve(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        leaves = [x.to(device, dtype).requires_grad_() for x in (*maps, weights)]
+        mix = reference.mixture if dtype == torch.float64 else mixture
+        out = mix(leaves[:3], leaves[3:5], leaves[5])
+        grads = torch.autograd.grad(out, leaves, grad.to(device, dtype))
+        return [x.detach().double().cpu() for x in (out, *grads)]
+
+    exact = solve(torch.device("cpu"), torch.float64)
+    for got, want in zip(solve(cuda, torch.float32), exact, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from snsoftmax import mixture, reference, sn_softmax
+from snsoftmax import reference, sn_softmax
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # A tile, lanes, registers, shared memory, streams, split rows, strided rows.
@@ -91,21 +91,3 @@ def test_captured_graph_sees_a_new_temperature(cuda: torch.device) -> None:
         graph.replay()
         for got, want in zip(captured, step(), strict=True):
             assert torch.equal(got, want)
-
-
-def test_mixture(cuda: torch.device) -> None:
-    generator = torch.Generator().manual_seed(0)
-    maps = [torch.randn(8, 16, 9, 9, generator=generator) for _ in range(5)]
-    weights = torch.rand(5, generator=generator)
-    grad = torch.randn(8, 16, 9, 9, generator=generator)
-
-    def solve(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-        leaves = [x.to(device, dtype).requires_grad_() for x in (*maps, weights)]
-        mix = reference.mixture if dtype == torch.float64 else mixture
-        out = mix(leaves[:3], leaves[3:5], leaves[5])
-        grads = torch.autograd.grad(out, leaves, grad.to(device, dtype))
-        return [x.detach().double().cpu() for x in (out, *grads)]
-
-    exact = solve(torch.device("cpu"), torch.float64)
-    for got, want in zip(solve(cuda, torch.float32), exact, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
