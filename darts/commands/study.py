@@ -18,8 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and where to run."""
     parser.add_argument("file", metavar="STUDY", help="a file, or a name such as table1")
     parser.add_argument("--profile", default="", help="which of the file's profiles to run")
+    parser.add_argument("--device", default="", help="of all searches, instead of the file's")
     parser.add_argument(
-        "--workers", type=int, default=1, help="searches at a time [1]; Ray decides itself"
+        "--workers",
+        type=int,
+        default=1,
+        help="searches at a time, on one GPU too [1]; Ray decides itself",
     )
     parser.add_argument(
         "--minutes",
@@ -43,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"minutes={arguments.minutes:g} must be above 0.")
     if arguments.minutes is not None and arguments.ray is not None:
         raise UserError("--minutes is for this machine; a Ray cluster has limits of its own.")
-    study = read_study(arguments.file, arguments.profile)
+    study = read_study(arguments.file, arguments.profile, arguments.device)
     results = run_study(
         study,
         workers=arguments.workers if arguments.ray is None else len(study.cells),

@@ -111,12 +111,13 @@ def locate(name: str) -> Path:
     raise ConfigError(f"study {name!r} is neither a file nor one of {FOLDER}{nearest(name, known)}")
 
 
-def read_study(name: str | os.PathLike[str], profile: str = "") -> Study:
+def read_study(name: str | os.PathLike[str], profile: str = "", device: str = "") -> Study:
     """Read a study's file; every cell's configuration is checked before any is run.
 
     Args:
         name: the file, or the name of one in the folder `studies`.
         profile: one of the file's profiles; needed exactly where it has some.
+        device: of all searches, instead of what the file says.
 
     Raises:
         UserError: the file is unreadable, or a key, method or setting is wrong.
@@ -151,7 +152,8 @@ def read_study(name: str | os.PathLike[str], profile: str = "") -> Study:
             for seed in tree["seeds"][: entry["seeds"]]:
                 label = "-".join(part for part in (entry["id"], setting, f"seed{seed}") if part)
                 folder = out / "cells" / label
-                config = configure(**merge(whole, {"seed": seed, "out": str(folder)}))
+                given = {"seed": seed, "out": str(folder)} | ({"device": device} if device else {})
+                config = configure(**merge(whole, given))
                 row = f"{entry['name']}, {setting}" if setting else entry["name"]
                 checked = {
                     name: _evaluation(config, folder, name, overrides)

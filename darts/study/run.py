@@ -13,15 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from darts.config import as_dict
+from darts.devices.mps import shared_gpu
 from darts.errors import UserError, on_one_line
 from darts.results.run_folder import RunFolder
+from darts.study.pace import START, next_cell
 from darts.study.plan import Cell, Study
 from darts.study.table import markdown, table
 from darts.training.checkpoint import differences
@@ -44,15 +46,17 @@ def run_study(
     """Run what is not finished yet; `NAME.json` and `NAME.md` in the study's folder follow.
 
     The first seed of every row comes first, so that an unfinished table is a whole one of fewer
-    seeds.
+    seeds; where time is short, what can still end. Several searches on one GPU share it by
+    `darts.devices.mps.shared_gpu`.
 
     Args:
         study: see `read_study`.
         workers: cells at a time; they share the processor's cores.
         report: told a line whenever a cell starts or ends.
         run: brings one cell to its end; by default `run_cell`, on this machine.
-        minutes: time for all of it, for `run_cell`; what runs then is saved and stopped. None: as
-            long as it takes.
+        minutes: time for all of it, for `run_cell`; what runs then is saved and stopped. Every
+            search resumes to the bit, so one that cannot end is started all the same, but none in
+            the last half minute. None: as long as it takes.
 
     Returns:
         The table, as `table` gives it.
@@ -65,32 +69,40 @@ def run_study(
     report(f"{len(study.cells)} cells, {len(study.cells) - len(left)} finished before")
     (study.out / "cells").mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // workers)
-    end = None if minutes is None else time.monotonic() + 60 * minutes
-    bring = run or functools.partial(run_cell, threads=threads, end=end)
-    writing = threading.Lock()
+    end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    waiting = list(left)
+    choosing, writing = threading.Lock(), threading.Lock()
 
-    def late() -> bool:
-        return end is not None and time.monotonic() >= end
+    def seconds() -> float:
+        return end - time.monotonic()
 
-    def one(cell: Cell) -> str:
-        if late():
-            return "stopped"
+    def one(bring: Run) -> tuple[Cell, str]:
+        with choosing:
+            cell = next_cell(study, waiting, seconds()) if minutes is not None else waiting[0]
+            waiting.remove(cell)
+        if seconds() < START:
+            return cell, "stopped"
         report(f"start {cell.folder.name}")
-        ending = "end" if bring(cell) else "stopped" if late() else "NOT FINISHED"
+        ending = "end" if bring(cell) else "stopped" if seconds() <= 0 else "NOT FINISHED"
         report(f"{ending} {cell.folder.name}")
         with writing:
             _write(study)
-        return ending
+        return cell, ending
 
-    pool = ThreadPoolExecutor(workers)
-    try:
-        ended = list(pool.map(one, left))
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an interrupt no further cell is begun
-    names = [cell.folder.name for cell in left]
-    failed = [n for n, ending in zip(names, ended, strict=True) if ending == "NOT FINISHED"]
+    on_gpu = sum(cell.config["device"].startswith("cuda") for cell in left)
+    shares = run is None and min(workers, on_gpu) > 1
+    with shared_gpu(report) if shares else nullcontext({}) as environment:
+        bring = run or functools.partial(
+            run_cell, threads=threads, end=end, environment=environment
+        )
+        pool = ThreadPoolExecutor(workers)
+        try:
+            ended = list(pool.map(one, [bring] * len(left)))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an interrupt no further cell is begun
+    failed = [cell.folder.name for cell, ending in ended if ending == "NOT FINISHED"]
     results = _write(study)
-    if stopped := ended.count("stopped"):
+    if stopped := sum(ending == "stopped" for _, ending in ended):
         report(f"{stopped} cells are left; the same command goes on with them")
     if failed:
         raise UserError(
@@ -125,7 +137,13 @@ def _write(study: Study) -> dict[str, Any]:
     return results
 
 
-def run_cell(cell: Cell, *, threads: int | None = None, end: float | None = None) -> bool:
+def run_cell(
+    cell: Cell,
+    *,
+    threads: int | None = None,
+    end: float = float("inf"),
+    environment: Mapping[str, str] | None = None,
+) -> bool:
     """Search and evaluate one cell in processes of their own; gives whether it finished.
 
     A process that dies is started again, and resumes. Two processes never run one cell at the same
@@ -136,10 +154,15 @@ def run_cell(cell: Cell, *, threads: int | None = None, end: float | None = None
         threads: of each process; by default as many as it takes by itself. The environment variable
             OMP_NUM_THREADS has precedence.
         end: when, by `time.monotonic`, the running process is asked to save its state and stop.
+        environment: of the processes, beside this one's.
     """
     cell.folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(cell.folder.with_suffix(".lock")) as lock:
-        start = functools.partial(_start, cell, lock=lock, threads=threads, end=end)
+        around = dict(os.environ)
+        if threads is not None:
+            around.setdefault("OMP_NUM_THREADS", str(threads))
+        around |= environment or {}
+        start = functools.partial(_start, cell, lock=lock, end=end, environment=around)
         start("search", cell.folder, cell.config, lambda: cell.searched)
         for name, config in cell.evaluations.items():
             folder = cell.evaluation(name)
@@ -157,16 +180,13 @@ def _start(
     finished: Callable[[], bool],
     *,
     lock: int,
-    threads: int | None,
-    end: float | None,
+    end: float,
+    environment: Mapping[str, str],
 ) -> None:
     """Run one command to its end, again after a crash."""
-    environment = dict(os.environ)
-    if threads is not None:
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
     for _ in range(ATTEMPTS):
-        left = None if end is None else end - time.monotonic()
-        if finished() or (left is not None and left <= 0):
+        left = end - time.monotonic()
+        if finished() or left <= 0:
             break
         if (folder / "config.yaml").is_file():
             arguments = ["--resume", str(folder)]
@@ -186,7 +206,7 @@ def _start(
                 pass_fds=(lock,),  # the process keeps the lock should this one die
             )
             try:
-                status = process.wait(left)
+                status = process.wait(None if left == float("inf") else left)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGTERM)  # it saves its state after the step it is in
                 status = process.wait()

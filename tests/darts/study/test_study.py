@@ -6,6 +6,8 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,11 +43,12 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def pretend(cell: Cell, accuracy: float = 90.0) -> bool:
+def pretend(cell: Cell, accuracy: float = 90.0, seconds: float = 7.0) -> bool:
     """What a search leaves behind."""
     run = RunFolder.create(cell.folder, cell.config)
     record = {"epoch": 0, "temperature": 1.0, "entropy": 0.5, "discrete_accuracy": 60.0}
-    run.append({**record, "cpu_seconds": 7.0, "nb201": {"cifar10": 10.0}})
+    times = {"seconds": seconds, "cpu_seconds": 7.0}
+    run.append({**record, **times, "nb201": {"cifar10": 10.0}})
     run.write_genotype(str(accuracy + cell.seed))
     run.write_weights({})
     return True
@@ -137,6 +140,74 @@ def test_no_cell_is_begun_when_time_is_over(
     assert said[-1] == "2 cells are left; the same command goes on with them"
     run_study(study, run=slowly)
     assert all(cell.finished for cell in study.cells)
+
+
+def test_what_can_still_end_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("darts.study.run.time", SimpleNamespace(monotonic=lambda: float(clock.now)))
+    takes = {"edd": 1000.0, "darts-v1": 100.0}
+    begun: list[str] = []
+
+    def run(cell: Cell) -> bool:
+        begun.append(cell.folder.name)
+        seconds = takes[cell.row]
+        fits = clock.now + seconds <= end
+        clock.now = min(clock.now + seconds, end)
+        return fits and pretend(cell, seconds=seconds)
+
+    study = read_study(write(tmp_path, seeds=[0, 1, 2]))
+    end = 1920.0
+    run_study(study, run=run, report=lambda line: None, minutes=32)
+    # Of 1000 seconds each, the next edd would not end in the 820 that are left, nor in 720.
+    assert begun[:2] == ["edd-seed0", "darts-v1-seed0"]
+    assert begun[2:] == ["darts-v1-seed1", "darts-v1-seed2", "edd-seed1"]
+    assert [cell.finished for cell in study.cells].count(True) == 4
+
+
+def test_several_searches_on_one_gpu_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, str]] = []
+    open_now = 0
+
+    @contextmanager
+    def daemon(told: Callable[[str], object]) -> Iterator[dict[str, str]]:
+        nonlocal open_now
+        open_now += 1
+        yield {"DAEMON": "ours"}
+        open_now -= 1
+
+    def cell_alone(cell: Cell, **options: Any) -> bool:
+        given.append(dict(options["environment"]))
+        assert open_now == len(given[-1])
+        return pretend(cell)
+
+    monkeypatch.setattr("darts.study.run.shared_gpu", daemon)
+    monkeypatch.setattr("darts.study.run.run_cell", cell_alone)
+    for workers, device, shared in ((2, "cuda", True), (1, "cuda", False), (2, "cpu", False)):
+        folder = tmp_path / f"{workers}-{device}"
+        folder.mkdir()
+        study = read_study(write(folder), device=device)
+        assert {cell.config["device"] for cell in study.cells} == {device}
+        given.clear()
+        run_study(study, workers=workers, report=lambda line: None)
+        assert given == [{"DAEMON": "ours"} if shared else {}] * 4
+    assert open_now == 0
+
+
+def test_a_cells_processes_get_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def popen(command: list[str], *, env: dict[str, str], **options: Any) -> SimpleNamespace:
+        seen.append(env)
+        return SimpleNamespace(wait=lambda timeout: 2)
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("darts.study.run.subprocess.Popen", popen)
+    assert not run_cell(one_cell(tmp_path).cells[0], threads=3, environment={"DAEMON": "ours"})
+    assert [(env["DAEMON"], env["OMP_NUM_THREADS"]) for env in seen] == [("ours", "3")]
 
 
 def test_a_failure_before_time_is_over_is_said(
