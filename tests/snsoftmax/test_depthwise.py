@@ -106,6 +106,26 @@ def test_wrong_arguments_are_refused() -> None:
         ops.depthwise_backward_map(x, weight, 4, 4, 2, 1)
     with pytest.raises(ValueError, match="does not give"):
         ops.depthwise_backward_weight(x[:, :, :1], x, 3, 1, 1)
+    with pytest.raises(ValueError, match="kernel must be 3 or 5, but is 4"):
+        ops.depthwise_backward_weight(x, x, 4, 1, 1)
+    with pytest.raises(ValueError, match="stride must be 1 or 2, but is 0"):
+        ops.depthwise_backward_weight(x, x, 3, 0, 1)
+    with pytest.raises(TypeError, match="grad must be Float as x is, but is Double"):
+        ops.depthwise_backward_weight(x.double(), x, 3, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int32])
+def test_each_direction_refuses_the_same_dtypes(dtype: torch.dtype) -> None:
+    """float16 has CUDA kernels only."""
+    x, weight = torch.ones(1, 2, 4, 4, dtype=dtype), torch.ones(2, 1, 3, 3)
+    kind = "Half" if dtype == torch.float16 else "Int"
+    sentence = f"must be float32, float64, bfloat16 or, on CUDA, float16, but is {kind} on cpu"
+    with pytest.raises(TypeError, match=f"x {sentence}"):
+        ops.depthwise(x, weight, 1, 1)
+    with pytest.raises(TypeError, match=f"grad {sentence}"):
+        ops.depthwise_backward_map(x, weight, 4, 4, 1, 1)
+    with pytest.raises(TypeError, match=f"x {sentence}"):
+        ops.depthwise_backward_weight(x, x, 3, 1, 1)
 
 
 def test_opcheck() -> None:

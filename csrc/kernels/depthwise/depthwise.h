@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "common/dtype.h"
+#include "depthwise/depthwise_math.h"
 
 namespace snsoftmax {
 
@@ -23,9 +24,9 @@ struct DepthwiseArgs {
   int64_t stride = 1;
   int64_t dilation = 1;
 
-  int64_t padding() const { return dilation * (kernel - 1) / 2; }
-  int64_t out_height() const { return (height - 1) / stride + 1; }
-  int64_t out_width() const { return (width - 1) / stride + 1; }
+  int64_t padding() const { return depthwise_padding(kernel, dilation); }
+  int64_t out_height() const { return depthwise_results(height, stride); }
+  int64_t out_width() const { return depthwise_results(width, stride); }
 };
 
 /// y of images [begin, end).

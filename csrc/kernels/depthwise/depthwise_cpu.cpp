@@ -98,7 +98,9 @@ void convolve(const Frame<T>& frame, const typename Op<T>::scalar* packed, int64
         for (int i = 0; i < K; ++i) {
           const auto* const row = at + i * dilation * frame.stride;
           V sum = load(row) * taps[i][0];
-          for (int j = 1; j < K; ++j) sum += load(row + j * dilation * frame.lanes) * taps[i][j];
+          for (int j = 1; j < K; ++j) {
+            sum = add_tap(sum, load(row + j * dilation * frame.lanes), taps[i][j]);
+          }
           sums[i] = sum;
         }
         V total = sums[0];
@@ -131,7 +133,9 @@ void correlate(const Frame<T>& frame, const T* grad, int64_t stride, int64_t dil
         const auto* const at = rows + stride * w * frame.lanes;
         for (int i = 0; i < K; ++i) {
           const auto* const row = at + i * dilation * frame.stride;
-          for (int j = 0; j < K; ++j) taps[i][j] += g * load(row + j * dilation * frame.lanes);
+          for (int j = 0; j < K; ++j) {
+            taps[i][j] = add_tap(taps[i][j], g, load(row + j * dilation * frame.lanes));
+          }
         }
       }
     }

@@ -62,14 +62,10 @@ struct Pixel {
 /// which reads the results that have read it.
 template <bool Turned>
 __device__ __forceinline__ int source(const Layout& layout, int at, int tap, int size) {
-  if constexpr (Turned) {
-    const int spread = at + layout.padding - layout.dilation * tap;
-    const int found = spread / layout.stride;
-    return spread >= 0 && spread % layout.stride == 0 && found < size ? found : -1;
-  } else {
-    const int found = layout.stride * at + layout.dilation * tap - layout.padding;
-    return found >= 0 && found < size ? found : -1;
-  }
+  const int found = Turned
+                        ? depthwise_reader(at, tap, layout.stride, layout.dilation, layout.padding)
+                        : depthwise_source(at, tap, layout.stride, layout.dilation, layout.padding);
+  return found >= 0 && found < size ? found : -1;
 }
 
 __device__ __forceinline__ int64_t element(const Layout& layout, const Size& size, int image,
@@ -111,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int j = 0; j < K; ++j) {
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        sum.lane[v] += read[j].lane[v] * taps[i * K + j][place.pack * V + v];
+        sum.lane[v] = add_tap(sum.lane[v], read[j].lane[v], taps[i * K + j][place.pack * V + v]);
       }
     }
   }
@@ -142,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       const auto read = Pack<T, V>::load(
           x + element(layout, layout.from, pixel.image, row, column) + place.channel);
 #pragma unroll
-      for (int v = 0; v < V; ++v) own[j].lane[v] += g.lane[v] * read.lane[v];
+      for (int v = 0; v < V; ++v) own[j].lane[v] = add_tap(own[j].lane[v], g.lane[v], read.lane[v]);
     }
   }
   const int me = static_cast<int>(threadIdx.x);
@@ -205,7 +201,7 @@ const char* dispatch(const DepthwiseArgs& args, int64_t images, bool whole, cons
       2 * (args.height + args.width + args.dilation * args.kernel) > kMost) {
     return "the map has too many pixels or channels";
   }
-  if (args.kernel != 3 && args.kernel != 5) return "the kernel size is neither 3 nor 5";
+  if (!depthwise_takes(args.kernel)) return "the kernel size is neither 3 nor 5";
   return with_type<__half, __nv_bfloat16>(args.dtype, [&](auto type) -> const char* {
     constexpr int kPack = 16 / static_cast<int>(sizeof(type));
     const auto with_kernel = [&](auto pack) -> const char* {

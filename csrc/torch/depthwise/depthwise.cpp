@@ -18,15 +18,29 @@ using at::Tensor;
 
 constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
 
-void check(const Tensor& map, const c10::SymInt& channels, const Tensor& weight, int64_t stride,
+/// Of a map, in every direction: what the device's kernels take.
+void check_map(const char* name, const Tensor& map) {
+  TORCH_CHECK_VALUE(map.dim() == 4, name, " must be [N, C, H, W], but has ", map.dim(),
+                    " dimensions");
+  TORCH_CHECK_TYPE(map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble ||
+                       map.scalar_type() == at::kBFloat16 ||
+                       (map.scalar_type() == at::kHalf && !map.is_cpu()),
+                   name, " must be float32, float64, bfloat16 or, on CUDA, float16, but is ",
+                   map.scalar_type(), " on ", map.device());
+}
+
+void check_window(int64_t kernel, int64_t stride, int64_t dilation) {
+  TORCH_CHECK_VALUE(depthwise_takes(kernel), "kernel must be 3 or 5, but is ", kernel);
+  TORCH_CHECK_VALUE(stride == 1 || stride == 2, "stride must be 1 or 2, but is ", stride);
+  TORCH_CHECK_VALUE(dilation >= 1, "dilation must be positive, but is ", dilation);
+}
+
+void check(const char* name, const Tensor& map, const Tensor& weight, int64_t stride,
            int64_t dilation) {
-  TORCH_CHECK_VALUE(map.dim() == 4, "x must be [N, C, H, W], but has ", map.dim(), " dimensions");
-  TORCH_CHECK_TYPE(
-      map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble ||
-          map.scalar_type() == at::kBFloat16 || (map.scalar_type() == at::kHalf && !map.is_cpu()),
-      "x must be float32, float64, bfloat16 or, on CUDA, float16, but is ", map.scalar_type());
-  TORCH_CHECK_VALUE(weight.device() == map.device(), "weight is on ", weight.device(), ", x on ",
-                    map.device());
+  check_map(name, map);
+  const c10::SymInt channels = map.sym_size(1);
+  TORCH_CHECK_VALUE(weight.device() == map.device(), "weight is on ", weight.device(), ", ", name,
+                    " on ", map.device());
   TORCH_CHECK_VALUE(weight.dim() == 4 && weight.sym_size(0) == channels &&
                         weight.sym_size(1) == 1 && weight.sym_size(2) == weight.sym_size(3) &&
                         (weight.sym_size(2) == 3 || weight.sym_size(2) == 5),
@@ -34,8 +48,23 @@ void check(const Tensor& map, const c10::SymInt& channels, const Tensor& weight,
                     weight.sym_sizes());
   TORCH_CHECK_TYPE(weight.scalar_type() == opmath(map), "weight must be ", opmath(map), " for ",
                    map.scalar_type(), " maps, but is ", weight.scalar_type());
-  TORCH_CHECK_VALUE(stride == 1 || stride == 2, "stride must be 1 or 2, but is ", stride);
-  TORCH_CHECK_VALUE(dilation >= 1, "dilation must be positive, but is ", dilation);
+  check_window(weight.size(2), stride, dilation);
+}
+
+void check_backward_weight(const Tensor& grad, const Tensor& x, int64_t kernel, int64_t stride,
+                           int64_t dilation) {
+  check_map("x", x);
+  check_map("grad", grad);
+  check_window(kernel, stride, dilation);
+  TORCH_CHECK_TYPE(grad.scalar_type() == x.scalar_type(), "grad must be ", x.scalar_type(),
+                   " as x is, but is ", grad.scalar_type());
+  TORCH_CHECK_VALUE(grad.device() == x.device(), "grad is on ", grad.device(), ", x on ",
+                    x.device());
+  TORCH_CHECK_VALUE(grad.sym_size(2) == (x.sym_size(2) - 1) / stride + 1 &&
+                        grad.sym_size(3) == (x.sym_size(3) - 1) / stride + 1 &&
+                        grad.sym_size(0) == x.sym_size(0) && grad.sym_size(1) == x.sym_size(1),
+                    "grad has shape ", grad.sym_sizes(), ", which x of ", x.sym_sizes(),
+                    " with stride ", stride, " does not give");
 }
 
 DepthwiseArgs arguments(const Tensor& like, int64_t height, int64_t width, int64_t kernel,
@@ -65,7 +94,7 @@ Tensor empty_map(const Tensor& like, Size height, Size width) {
 }
 
 Tensor forward(const Tensor& given, const Tensor& weight, int64_t stride, int64_t dilation) {
-  check(given, given.sym_size(1), weight, stride, dilation);
+  check("x", given, weight, stride, dilation);
   const Tensor x = given.contiguous(kLayout);
   const Tensor k = weight.contiguous();
   const auto args = arguments(x, x.size(2), x.size(3), k.size(2), stride, dilation);
@@ -88,7 +117,7 @@ Tensor forward(const Tensor& given, const Tensor& weight, int64_t stride, int64_
 
 Tensor backward_map(const Tensor& given, const Tensor& weight, int64_t height, int64_t width,
                     int64_t stride, int64_t dilation) {
-  check(given, given.sym_size(1), weight, stride, dilation);
+  check("grad", given, weight, stride, dilation);
   const Tensor grad = given.contiguous(kLayout);
   const Tensor k = weight.contiguous();
   const auto args = arguments(grad, height, width, k.size(2), stride, dilation);
@@ -114,18 +143,12 @@ Tensor backward_map(const Tensor& given, const Tensor& weight, int64_t height, i
 
 Tensor backward_weight(const Tensor& given, const Tensor& map, int64_t kernel, int64_t stride,
                        int64_t dilation) {
+  check_backward_weight(given, map, kernel, stride, dilation);
   const Tensor grad = given.contiguous(kLayout);
   const Tensor x = map.contiguous(kLayout);
   const auto args = arguments(x, x.size(2), x.size(3), kernel, stride, dilation);
-  TORCH_CHECK_VALUE(grad.dim() == 4 && grad.size(2) == args.out_height() &&
-                        grad.size(3) == args.out_width() && grad.size(0) == x.size(0) &&
-                        grad.size(1) == x.size(1) && grad.scalar_type() == x.scalar_type(),
-                    "grad has shape ", grad.sizes(), ", which x of ", x.sizes(), " with stride ",
-                    stride, " does not give");
 #ifdef SNSOFTMAX_WITH_CUDA
   if (x.is_cuda()) {
-    TORCH_CHECK_VALUE(grad.device() == x.device(), "grad is on ", grad.device(), ", x on ",
-                      x.device());
     if (x.numel() == 0) {
       return at::zeros({x.size(1), 1, kernel, kernel}, x.options().dtype(opmath(x)));
     }
@@ -158,18 +181,20 @@ Tensor backward_weight(const Tensor& given, const Tensor& map, int64_t kernel, i
 }
 
 Tensor forward_meta(const Tensor& x, const Tensor& weight, int64_t stride, int64_t dilation) {
-  check(x, x.sym_size(1), weight, stride, dilation);
+  check("x", x, weight, stride, dilation);
   return empty_map<c10::SymInt>(x, (x.sym_size(2) - 1) / stride + 1,
                                 (x.sym_size(3) - 1) / stride + 1);
 }
 
 Tensor backward_map_meta(const Tensor& grad, const Tensor& weight, c10::SymInt height,
                          c10::SymInt width, int64_t stride, int64_t dilation) {
-  check(grad, grad.sym_size(1), weight, stride, dilation);
+  check("grad", grad, weight, stride, dilation);
   return empty_map<c10::SymInt>(grad, std::move(height), std::move(width));
 }
 
-Tensor backward_weight_meta(const Tensor&, const Tensor& x, int64_t kernel, int64_t, int64_t) {
+Tensor backward_weight_meta(const Tensor& grad, const Tensor& x, int64_t kernel, int64_t stride,
+                            int64_t dilation) {
+  check_backward_weight(grad, x, kernel, stride, dilation);
   return at::empty_symint({x.sym_size(1), 1, kernel, kernel}, x.options().dtype(opmath(x)));
 }
 
