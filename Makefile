@@ -61,8 +61,9 @@ sanitize: $(READY)
 sanitize-few: $(READY)
 	for kind in address thread; do \
 	  $(CMAKE) -S . -B build/$$kind -DSNSOFTMAX_SANITIZE=$$kind && \
-	  $(CMAKE) --build build/$$kind -j $(JOBS) --target sn_softmax_cuda_test mixture_cuda_test \
-	    rectify_average_cuda_test depthwise_cuda_test && \
+	  $(CMAKE) --build build/$$kind -j $(JOBS) --target simt_test sn_softmax_cuda_test \
+	    mixture_cuda_test rectify_average_cuda_test depthwise_cuda_test && \
+	  build/$$kind/tests/csrc/simt_test && \
 	  build/$$kind/tests/csrc/sn_softmax_cuda_test few && \
 	  build/$$kind/tests/csrc/mixture_cuda_test few && \
 	  build/$$kind/tests/csrc/rectify_average_cuda_test few && \

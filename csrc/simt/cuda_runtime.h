@@ -90,6 +90,23 @@ void exchange(unsigned mask, const void* mine, void* theirs, size_t bytes, int s
 /// Bit i is lane i's predicate.
 unsigned ballot(unsigned mask, bool predicate);
 
+// Tensor cores and the copies that feed them, by the layouts of the PTX ISA's chapters on mma and
+// ldmatrix. A register is 32 bits, whatever it holds; `lane` below is the warp's.
+
+/// mma.m16n8k16, bfloat16: D += A B, A [16, 16], B [16, 8], D [16, 8] of float.
+void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+/// mma.m16n8k8, TF32: A [16, 8], B [8, 8]. Operands must have been rounded: the bits that TF32 does
+/// not have are zeros.
+void multiply_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+/// ldmatrix.x4: four 8x8 matrices of 16-bit elements. Row i of matrix j is at the address that lane
+/// 8 j + i gives, on a boundary of 16 bytes; register j is this lane's part of matrix j: elements
+/// 2 (lane % 4) and the next of row lane / 4, or of that column if `transposed`.
+void load_matrices(uint32_t (&registers)[4], const void* row, bool transposed);
+/// cp.async of 16 bytes to shared memory, zeros if not `there`. They arrive when this thread waits,
+/// not before, and what lay there is lost at once: either is what a device may do.
+void copy_async(void* shared, const void* global, bool there);
+void wait_for_copies();
+
 template <class T>
 T shuffle(unsigned mask, T value, int source) {
   static_assert(sizeof(T) <= 16, "a shuffled value is at most 16 bytes");

@@ -1,4 +1,6 @@
 #include <barrier>
+#include <bit>
+#include <cmath>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -19,7 +21,7 @@ Counters counters;
 namespace {
 
 constexpr int kWarp = 32;
-constexpr size_t kLaneBytes = 16;
+constexpr size_t kLaneBytes = 24;  // the operands of one lane in a product
 
 [[noreturn]] void fail(const char* sentence) {
   std::fprintf(stderr, "simt: %s\n", sentence);
@@ -75,6 +77,14 @@ thread_local unsigned thread_index;
 thread_local unsigned exchanges;
 thread_local std::optional<std::barrier<>::arrival_token> arrival;
 
+struct Copy {
+  void* to;
+  const void* from;
+  bool there;
+};
+constexpr size_t kCopyBytes = 16;
+thread_local std::vector<Copy> copies;  // under way
+
 Block& block() { return *current->cluster[rank]; }
 
 /// The life of one CUDA thread position: all clusters of the grid, one after another.
@@ -96,6 +106,7 @@ void execute(Launch& launch, unsigned of_all) {
         if (index == 0) std::memset(block().shared.get(), 0xff, launch.shared_bytes);
         launch.barrier.arrive_and_wait();
         (*launch.body)();
+        if (!copies.empty()) fail("a thread ended before its copies had arrived");
         launch.barrier.arrive_and_wait();
       }
 }
@@ -157,6 +168,62 @@ Warp& warp(unsigned mask) {
   return *block().warps[thread_index / kWarp];
 }
 
+using Lanes = const unsigned char (*)[kLaneBytes];
+
+/// Every lane leaves `bytes`; what all of them left, until this lane's next deposit but one.
+Lanes deposit(unsigned mask, const void* mine, size_t bytes) {
+  Warp& w = warp(mask);
+  auto& buffer = w.lanes[exchanges++ % 2];
+  std::memcpy(buffer[lane()], mine, bytes);
+  w.barrier.arrive_and_wait();
+  return buffer;
+}
+
+/// Towards zero, as tensor cores round their sums.
+float cut(double x) {
+  const auto nearest = static_cast<float>(x);
+  return std::fabs(static_cast<double>(nearest)) > std::fabs(x) ? std::nextafterf(nearest, 0.0f)
+                                                                : nearest;
+}
+
+/// D += A B with A [16, K], B [K, 8]; element(word, half) is what a register holds. The products
+/// are exact and added in double; in what order a device adds them is its own affair.
+template <int K, class Element>
+void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+              const Element& element) {
+  struct {
+    uint32_t a[4], b[2];
+  } mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, theirs;
+  static_assert(sizeof mine <= kLaneBytes);
+  const auto lanes = deposit(0xffffffffu, &mine, sizeof mine);
+  constexpr int kEach = K / 8;  // elements of a register
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane() / 4 + 8 * (i / 2);
+    const int column = 2 * (lane() % 4) + i % 2;
+    double sum = d[i];
+    for (int k = 0; k < K; ++k) {
+      const int quarter = k / kEach % 4;  // of the lanes with the same row or column
+      const int upper = k / (4 * kEach);
+      std::memcpy(&theirs, lanes[row % 8 * 4 + quarter], sizeof theirs);
+      const double left = element(theirs.a[row / 8 + 2 * upper], k % kEach);
+      std::memcpy(&theirs, lanes[column * 4 + quarter], sizeof theirs);
+      sum += left * element(theirs.b[upper], k % kEach);
+    }
+    d[i] = cut(sum);
+  }
+}
+
+/// All bytes of a copy's target, by stores that ThreadSanitizer sees: g++ hides those of a memset.
+void fill(void* target, uint64_t bits) {
+  static_cast<uint64_t*>(target)[0] = bits;
+  static_cast<uint64_t*>(target)[1] = bits;
+}
+
+void check_aligned(const void* address) {
+  if (reinterpret_cast<uintptr_t>(address) % kCopyBytes != 0)
+    fail("an address that must be a multiple of 16 bytes is not");
+}
+
 }  // namespace
 
 void run(dim3 grid, dim3 block, size_t shared, unsigned cluster,
@@ -200,21 +267,60 @@ void sync_warp(unsigned mask) { warp(mask).barrier.arrive_and_wait(); }
 int lane() { return static_cast<int>(thread_index % kWarp); }
 
 void exchange(unsigned mask, const void* mine, void* theirs, size_t bytes, int source) {
-  Warp& w = warp(mask);
-  auto& buffer = w.lanes[exchanges++ % 2];
-  std::memcpy(buffer[lane()], mine, bytes);
-  w.barrier.arrive_and_wait();
-  std::memcpy(theirs, buffer[source], bytes);
+  std::memcpy(theirs, deposit(mask, mine, bytes)[source], bytes);
 }
 
 unsigned ballot(unsigned mask, bool predicate) {
-  Warp& w = warp(mask);
-  auto& buffer = w.lanes[exchanges++ % 2];
-  buffer[lane()][0] = predicate;
-  w.barrier.arrive_and_wait();
+  const auto lanes = deposit(mask, &predicate, sizeof predicate);
   unsigned bits = 0;
-  for (int i = 0; i < kWarp; ++i) bits |= static_cast<unsigned>(buffer[i][0]) << i;
+  for (int i = 0; i < kWarp; ++i) bits |= static_cast<unsigned>(lanes[i][0]) << i;
   return bits;
+}
+
+void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  multiply<16>(d, a, b, [](uint32_t word, int half) {
+    return std::bit_cast<float>(half ? word & 0xffff0000u : word << 16);
+  });
+}
+
+void multiply_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  for (const uint32_t word : {a[0], a[1], a[2], a[3], b[0], b[1]})
+    if ((word & 0x1fffu) != 0) fail("an operand was not rounded to TF32");
+  multiply<8>(d, a, b, [](uint32_t word, int) { return std::bit_cast<float>(word); });
+}
+
+void load_matrices(uint32_t (&registers)[4], const void* row, bool transposed) {
+  check_aligned(row);
+  const auto lanes = deposit(0xffffffffu, &row, sizeof row);
+  const auto element = [&](int matrix, int of_row, int column) {
+    const unsigned char* from;
+    std::memcpy(&from, lanes[8 * matrix + of_row], sizeof from);
+    uint16_t value;
+    std::memcpy(&value, from + 2 * column, sizeof value);
+    return static_cast<uint32_t>(value);
+  };
+  const int major = lane() / 4;
+  const int minor = 2 * (lane() % 4);
+  for (int j = 0; j < 4; ++j)
+    registers[j] = transposed ? element(j, minor, major) | element(j, minor + 1, major) << 16
+                              : element(j, major, minor) | element(j, major, minor + 1) << 16;
+}
+
+void copy_async(void* shared, const void* global, bool there) {
+  check_aligned(shared);
+  check_aligned(global);
+  fill(shared, ~uint64_t{0});
+  copies.push_back({shared, global, there});
+}
+
+void wait_for_copies() {
+  for (const Copy& copy : copies) {
+    if (copy.there)
+      std::memcpy(copy.to, copy.from, kCopyBytes);
+    else
+      fill(copy.to, 0);
+  }
+  copies.clear();
 }
 
 }  // namespace simt
