@@ -54,9 +54,7 @@ def shared_gpu(
         try:
             problem = _problem(probe, environment, output)
             if problem:
-                told(
-                    f"processes take turns on the GPU: {CONTROL} lets none use it ({problem})"
-                )
+                told(f"processes take turns on the GPU: {CONTROL} lets none use it ({problem})")
             yield {} if problem else environment
         finally:
             _problem([program], environment, output, "quit\n")

@@ -47,7 +47,8 @@ class EntropyDecay(Tempered):
         entropy: Literal["mean", "sum"] = setting("mean", "E(H(β)): mean or sum over the edges")
         warmup: int | None = setting(
             None,
-            "epochs at t = 1; none = a fifth of all on nb201, a tenth elsewhere",
+            "epochs at t = 1; none = one in the text, in the code a fifth of all on nb201, a tenth "
+            "elsewhere",
             at_least=0,
         )
 
@@ -59,16 +60,20 @@ class EntropyDecay(Tempered):
         self.follows_paper = self.options.schedule == "paper"
         self.expectation = INITIAL_EXPECTATION * config.arch.initial_scale / 1e-3
         self.start_level = 1.0
-        share = 0.2 if space.stacked else 0.1
         warmup = self.options.warmup
-        self.plan = EDDPlan.released_code(
-            self.epochs, round(share * self.epochs) if warmup is None else warmup
-        )
+        warmup = self.usual_warmup() if warmup is None else warmup
+        self.plan = EDDPlan.released_code(self.epochs, warmup)
         if self.follows_paper:
             positive = [a.detach().clamp(min=0).mean() for a in self.logits.values()]
             self.expectation = float(torch.stack(positive).mean())
             self.start_level = math.exp(self.expectation)
-            self.plan = EDDPlan.paper(self.epochs)
+            self.plan = EDDPlan.paper(self.epochs, warmup)
+
+    def usual_warmup(self) -> int:
+        """Epochs at t = 1 where `warmup` gives none."""
+        return (
+            1 if self.follows_paper else round(self.epochs * (0.2 if self.space.stacked else 0.1))
+        )
 
     def measured(self) -> Weights:
         """α of the cells that decide: only the normal one in the code, where there are two."""

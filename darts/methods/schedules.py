@@ -123,9 +123,9 @@ class EDDPlan:
         return 1.0 if epoch == self.warmup or epoch % self.interval == 0 else 0.0
 
     @classmethod
-    def paper(cls, epochs: int) -> EDDPlan:
+    def paper(cls, epochs: int, warmup: int = 1) -> EDDPlan:
         """Algorithm 2: one epoch at t0, then an update every epoch."""
-        return cls(warmup=1, interval=1, dense_from=epochs, dense_factor=1.0)
+        return cls(warmup, interval=1, dense_from=epochs, dense_factor=1.0)
 
     @classmethod
     def released_code(cls, epochs: int, warmup: int) -> EDDPlan:

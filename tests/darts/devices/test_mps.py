@@ -76,9 +76,7 @@ def test_where_nothing_can_use_it_that_is_said_and_it_is_stopped(log: Path) -> N
     said: list[str] = []
     with shared_gpu(said.append, REFUSED) as environment:
         assert environment == {}
-    assert said == [
-        f"processes take turns on the GPU: {CONTROL} lets none use it (driver says no)"
-    ]
+    assert said == [f"processes take turns on the GPU: {CONTROL} lets none use it (driver says no)"]
     assert calls(log) == ["-d there", "quit there"]
 
 

@@ -12,6 +12,8 @@ from darts.methods.base import entropy
 from darts.recipes import configure
 from tests.darts.methods.method_helpers import LinearLoss, make, ranked, set_logits
 
+PAPER = {"schedule": "paper"}
+
 
 def test_edd_temperatures_on_recorded_entropies_released_code(
     monkeypatch: pytest.MonkeyPatch,
@@ -159,13 +161,25 @@ def test_edd_stable_moves_alpha_from_the_first_drop_on(schedule: str) -> None:
     for epoch in range(50):
         for each in (method, plain):
             each.begin_epoch(epoch)
-        assert method.temperature == plain.temperature
         assert plain.alpha_moves
         assert method.alpha_moves == bool(method.temperature < 1)
         moved.append(method.alpha_moves)
-    assert moved == [False] * moved.index(True) + [True] * moved.count(True)
-    assert moved.index(True) == {"reference-code": 10, "paper": 1}[schedule]
+    assert moved == [False] * 10 + [True] * 40
     torch.testing.assert_close(method.logits["cell"], start)
+
+
+def test_edd_stable_follows_the_texts_schedule_after_its_warm_up() -> None:
+    """Of the same entropies, the text's temperatures, nine epochs later."""
+    temperatures = {}
+    for name, method in (("stable", make("edd-stable")), ("text", make("edd", options=PAPER))):
+        found = []
+        for epoch in range(50):
+            method.begin_epoch(epoch)
+            found.append(float(method.temperature))
+        temperatures[name] = found
+    assert temperatures["stable"][:10] == [1.0] * 10
+    assert temperatures["stable"][10:] == temperatures["text"][1:41]
+    assert temperatures["text"][0] == 1.0 > temperatures["text"][1]
 
 
 def test_a_search_of_edd_stable_leaves_alpha_alone_until_the_first_drop() -> None:
