@@ -52,15 +52,19 @@ class CapturedStep:
         """Run the step on ``inputs``."""
         if not captures(inputs[0].device):
             return list(self._step(*inputs))
-        with torch.cuda.device(inputs[0].device):  # streams and graphs belong to the current one
-            return self._on_device(inputs)
+        device = inputs[0].device
+        with torch.cuda.device(device):  # a graph belongs to the current one
+            return self._on_device(inputs, device)
 
-    def _on_device(self, inputs: Tensors) -> list[Tensor]:
+    def _on_device(self, inputs: Tensors, device: torch.device) -> list[Tensor]:
+        # One for the warm-up and the recording: what a stream has freed, only that stream allocates
+        # again, and the one that PyTorch would record on is on whichever device was the first.
+        side = self._side = self._side or torch.cuda.Stream(device)
         self._calls += 1
         if self._calls <= WARM_UP:
-            return self._on_a_side_stream(inputs)
+            return self._warm_up(inputs, side, torch.cuda.current_stream(device))
         if self._graph is None:
-            self._record(inputs)
+            self._record(inputs, side)
         if any(a.shape != b.shape for a, b in zip(self._inputs, inputs, strict=True)):
             return list(self._step(*inputs))
         for recorded, x in zip(self._inputs, inputs, strict=True):
@@ -69,21 +73,21 @@ class CapturedStep:
         self._graph.replay()
         return [x.clone() for x in self._outputs]  # the next replay overwrites them
 
-    def _on_a_side_stream(self, inputs: Tensors) -> list[Tensor]:
-        # One for all of them: what a stream has freed, only that stream allocates again.
-        side = self._side = self._side or torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+    def _warm_up(
+        self, inputs: Tensors, side: torch.cuda.Stream, current: torch.cuda.Stream
+    ) -> list[Tensor]:
+        side.wait_stream(current)
         with torch.cuda.stream(side), warnings.catch_warnings():
             # Adam cannot know that the recording is yet to come.
             warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
             outputs = list(self._step(*inputs))
-        torch.cuda.current_stream().wait_stream(side)
+        current.wait_stream(side)
         return outputs
 
-    def _record(self, inputs: Tensors) -> None:
+    def _record(self, inputs: Tensors, side: torch.cuda.Stream) -> None:
         self._inputs = [x.clone() for x in inputs]
         self._graph = torch.cuda.CUDAGraph()
         if self._generator is not None:
             self._graph.register_generator_state(self._generator)
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, stream=side):
             self._outputs = self._step(*self._inputs)

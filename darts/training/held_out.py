@@ -17,6 +17,9 @@ from darts.methods import Weights
 from darts.supernet import Supernet, live_operations
 from darts.supernet.step import Outcome, cross_entropy
 
+LARGE = 2048
+"""Images a batch on a GPU where running statistics normalise, so that the batch is no matter."""
+
 
 class BatchLoss:
     """Loss of the supernet on one batch as a function of β.
@@ -71,6 +74,11 @@ class HeldOut:
         batch = Batch(*(parallel.own(part) for part in next(self.images.batches(self.size))))
         return BatchLoss(net, batch, self.precision)(weights)
 
+    def _batch_size(self, running_statistics: bool) -> int:
+        """The search's own where statistics of the batch normalise: they are other with another."""
+        large = running_statistics and torch.device(self.device).type == "cuda"
+        return max(self.size, LARGE) if large else self.size
+
     def _measure(self, net: Supernet, weights: Weights) -> Callable[..., list[Tensor]]:
         """Images, labels and β of every cell → [loss x images, `score`, images]."""
         cells = list(weights)
@@ -112,11 +120,12 @@ class HeldOut:
         net.train(not running_statistics)
         measure = self._measure(net, weights)
         sums = torch.zeros(3, device=self.device)
-        batches = self.images.batches(self.size, rank=rank, world=world)
+        size = self._batch_size(running_statistics)
+        batches = self.images.batches(size, rank=rank, world=world)
         gpus = [self.device] if torch.device(self.device).type == "cuda" else []
         with parallel.alone(), torch.random.fork_rng(gpus):
             for number, batch in zip(count(rank, world), batches, strict=False):
-                if images is not None and number * self.size >= images:
+                if images is not None and number * size >= images:
                     break
                 torch.manual_seed(self.seed + number)
                 sums += measure(*batch, *weights.values())[0]

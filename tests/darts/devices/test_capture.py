@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from darts.data import Batch, ImageSet, load
-from darts.devices.capture import set_learning_rate
+from darts.devices.capture import WARM_UP, CapturedStep, set_learning_rate
 from darts.methods import METHODS
 from darts.methods.darts_v1 import DARTSV1
 from darts.recipes import configure
@@ -151,6 +152,56 @@ def test_a_replayed_graph_is_the_step(
     found = run(search, search.captured_step())
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_warm_up_and_recording_name_their_device_and_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else they would take those that are current, which need not be the inputs'."""
+    called: list[tuple[object, ...]] = []
+    device = torch.device("meta")
+
+    class Stream:
+        def __init__(self, name: object) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            called.append(("wait", self.name, other.name))
+
+    class Graph:
+        def replay(self) -> None:
+            called.append(("replay",))
+
+        def register_generator_state(self, generator: object) -> None:
+            called.append(("generator", generator))
+
+    def inside(*names: object, stream: Stream | None = None) -> AbstractContextManager[None]:
+        parts = [part.name if isinstance(part, Stream) else part for part in names]
+        called.append(("inside", *parts, *([stream.name] if stream else [])))
+        return nullcontext()
+
+    monkeypatch.setattr("darts.devices.capture.captures", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "device", inside)
+    monkeypatch.setattr(torch.cuda, "stream", inside)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(("side", device)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(("current", device)))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(
+        torch.cuda, "graph", lambda graph, *, stream: inside("graph", stream=stream)
+    )
+
+    generator = torch.Generator()
+    captured = CapturedStep(lambda x: [called.append(("step",)) or x], generator)
+    side, current = ("side", device), ("current", device)
+    for expected in (
+        *[[("wait", side, current), ("inside", side), ("step",), ("wait", current, side)]]
+        * WARM_UP,
+        [("generator", generator), ("inside", "graph", side), ("step",), ("replay",)],
+        [("replay",)],
+    ):
+        called.clear()
+        captured(torch.empty(2, device=device))
+        assert called == [("inside", device), *expected]
 
 
 STEADY = sorted(name for name, method in METHODS.items() if vars(method).get("steady"))
