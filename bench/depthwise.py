@@ -3,15 +3,17 @@
     python -m bench.depthwise [--device cpu|cuda] [--runs N] [--json PATH]
 
 At the shapes of a search of the DARTS space (C=16, batch 64): the four depthwise convolutions of
-its candidates in a normal cell, and those of stride 2.
+its candidates in a normal cell, and those of stride 2, for one edge and for the four that leave a
+cell's inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
+from itertools import product
 
 import torch
-from torch import Tensor
 
 from bench.maps import Case, draw, main
 from snsoftmax import reference
@@ -24,25 +26,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def cases(device: torch.device) -> Iterator[Case]:
     """Every kind in every dtype; the smaller maps in float32 with a 3x3 kernel only."""
-    for name, dtype in DTYPES.items():
-        for kernel in (3, 5):
-            for stride, dilation in ((1, 1), (1, 2), (2, 1)):
-                for channels, size in SHAPES[: 3 if kernel == 3 and name == "float32" else 1]:
-                    x = draw(BATCH, channels, size, size, dtype=dtype, device=device)
-                    shape = channels, 1, kernel, kernel
-                    weight = draw(*shape, dtype=torch.float32, device=device)
-                    arguments = x, weight, stride, dilation
-
-                    def ours(a: tuple[Tensor, Tensor, int, int] = arguments) -> Sequence[Tensor]:
-                        return [depthwise(*a)]
-
-                    def theirs(a: tuple[Tensor, Tensor, int, int] = arguments) -> Sequence[Tensor]:
-                        x, weight, *rest = a
-                        return [reference.depthwise(x, weight.to(x.dtype), *rest)]
-
-                    case = f"{kernel}x{kernel}, stride {stride}, dilation {dilation}, "
-                    case += f"{channels}@{size}x{size}"
-                    yield Case(case, name, [x, weight], ours, theirs)
+    kinds = product(DTYPES.items(), (3, 5), ((1, 1), (1, 2), (2, 1)), (1, 4))
+    for (name, dtype), kernel, (stride, dilation), edges in kinds:
+        for channels, size in SHAPES[: 3 if kernel == 3 and name == "float32" else 1]:
+            x = draw(BATCH, channels, size, size, dtype=dtype, device=device)
+            shape = channels, 1, kernel, kernel
+            weights = [draw(*shape, dtype=torch.float32, device=device) for _ in range(edges)]
+            case = f"{kernel}x{kernel}, stride {stride}, dilation {dilation}, "
+            case += f"{channels}@{size}x{size}, {edges} edge{'s' if edges > 1 else ''}"
+            arguments = x, weights, stride, dilation
+            ours, theirs = partial(depthwise, *arguments), partial(reference.depthwise, *arguments)
+            yield Case(case, name, [x, *weights], ours, theirs)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 Compiles the kernels of csrc/sources.txt (warnings as errors), disassembles them with cuobjdump and
 prints one line a kernel. What must hold everywhere: no stack, no local memory, no atomics; and in
-the kernels of sn-softmax: no double arithmetic for narrower types, registers within the kernel's
-budget, and 16-byte global loads and stores wherever elements lie next to each other. Exits with 1
-where something does not.
+the kernels of `RULES`: no double arithmetic for narrower types but in sums over blocks, registers
+within the kernel's budget, and 16-byte global loads and stores wherever elements lie next to each
+other. Exits with 1 where something does not.
 """
 
 from __future__ import annotations
@@ -38,14 +38,20 @@ class Rule:
     `registers`: most registers a thread, for float and half types and for double.
     `loads`, `stores`: fewest 16-byte global accesses in its code; loads count for one input.
     `since`: the first architecture that it is for; for an older one there is no code to look at.
+    `packs`: whose accesses are 16 bytes wide, by their arguments; the others take maps that do not
+    lie on 16 bytes.
+    `doubles`: sums over blocks of narrower types are double.
     """
 
     registers: tuple[int, int]
     loads: int
     stores: int
     since: int = 80
+    packs: str = ""
+    doubles: bool = False
 
 
+WHOLE_PACKS = r"<(float, 4|double, 2|__half, 8|__nv_bfloat16, 8)\b"
 # 2048 threads fit a multiprocessor at 32 registers, 1024 at 64, 768 at 80.
 RULES = {
     "tile_kernel": Rule((56, 80), 1, 1),
@@ -56,6 +62,10 @@ RULES = {
     "split_in_kernel": Rule((64, 128), 2, 0),
     "split_out_kernel": Rule((64, 128), 2, 2),
     "strided_kernel": Rule((128, 168), 0, 0),
+    # A row of a kernel's taps is loaded at once.
+    "gather_results": Rule((128, 128), 3, 1, packs=WHOLE_PACKS),
+    "gather_gradients": Rule((128, 128), 3, 1, packs=WHOLE_PACKS),
+    "correlate": Rule((128, 128), 4, 0, packs=WHOLE_PACKS, doubles=True),
 }
 
 
@@ -91,10 +101,12 @@ class Kernel:
         if rule is None or int(self.arch) < rule.since:
             return
         double = "double" in self.name
-        if not double and (wide := self.count(r"D(ADD|MUL|FMA)\b")):
+        if not (double or rule.doubles) and (wide := self.count(r"D(ADD|MUL|FMA)\b")):
             yield f"computes in double {wide} times"
         if self.registers > rule.registers[double]:
             yield f"has {self.registers} registers, over its {rule.registers[double]}"
+        if not re.search(rule.packs, self.name):
+            return
         inputs = 2 if "Backward" in self.name else 1
         if (loads := self.count(r"LDG\.E\.128")) < rule.loads * inputs:
             yield f"has {loads} 16-byte loads, fewer than {rule.loads * inputs}"

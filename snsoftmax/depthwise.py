@@ -1,83 +1,125 @@
-"""Depthwise convolution, on the CPU by a kernel of our own.
+"""Depthwise convolutions of one map, by kernels of our own where there are any.
 
-oneDNN has no fast path for the weight gradient of 5x5 and of dilated depthwise convolutions.
+Convolutions that share their map read it once, and their gradients of it are summed where they are
+made. The map may be read through a batch normalisation and a ReLU, which are then never written.
+oneDNN has no fast path for the weight gradient of 5x5 and of dilated depthwise convolutions; cuDNN
+copies maps into layouts of its own and back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from snsoftmax import _C  # noqa: F401  registers the operators
+from snsoftmax import _C, reference  # noqa: F401  registers the operators
 
 _ops = torch.ops.snsoftmax
-Gradients = tuple[Tensor | None, Tensor | None]
+_ON_CPU = {torch.float32, torch.float64, torch.bfloat16}
+_ON_CUDA = _ON_CPU | {torch.float16}
+_DTYPES = {"cpu": _ON_CPU, "cuda": _ON_CUDA, "meta": _ON_CUDA}
 
 
-def convolved(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    """`depthwise` for an autograd function of one's own: nothing is recorded."""
-    if x.device.type != "cpu":
-        padding = dilation * (weight.shape[-1] // 2)
-        return F.conv2d(x, weight, None, stride, padding, dilation, groups=len(weight))
-    y = _ops.depthwise(x, weight, stride, dilation)
-    assert isinstance(y, Tensor)
-    return y
+class Normalization(NamedTuple):
+    """What a map is read through: max((x - mean)·rstd, 0), each [C], float32 (float64 for such)."""
+
+    mean: Tensor
+    rstd: Tensor
+
+
+_PLAIN = (None, None)
+
+
+def kernels(
+    device: str, dtype: torch.dtype, kernel: int, stride: int, dilation: int
+) -> Literal["own", "library"]:
+    """Whose kernels convolve maps of ``dtype`` on ``device``, a type such as ``"cuda"``.
+
+    Our own wherever they take the sizes, whatever the number of channels. What stands for those for
+    CUDA where no GPU is at hand are the sources run on the CPU, the sanitizers, and the broken
+    copies that these notice (tests/csrc); docs/performance.md says what has run on a GPU. On the
+    device ``meta``, where nothing is computed, it is as on CUDA.
+    """
+    takes = kernel in (3, 5) and stride in (1, 2) and dilation >= 1
+    return "own" if takes and dtype in _DTYPES.get(device, ()) else "library"
+
+
+def kernels_for(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Literal["own", "library"]:
+    """`kernels` of a map and a weight, which ours take in the dtype of their arithmetic alone."""
+    if weight.dtype != torch.promote_types(x.dtype, torch.float32):
+        return "library"
+    return kernels(x.device.type, x.dtype, weight.shape[-1], stride, dilation)
+
+
+def convolved(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    stride: int,
+    dilation: int,
+    normalization: Normalization | None = None,
+) -> list[Tensor]:
+    """`depthwise` by our own kernels for an autograd function of one's own: nothing is recorded."""
+    return list(_ops.depthwise(x, weights, *(normalization or _PLAIN), stride, dilation))
 
 
 def gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int, needs: Sequence[bool]
-) -> Gradients:
-    """Of the map and the weight of `convolved`; differentiable again under create_graph."""
-    if torch.is_grad_enabled() or x.device.type != "cpu":
-        padding = dilation * (weight.shape[-1] // 2)
-        grad_map, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad,
-            x,
-            weight.to(x.dtype),
-            None,
-            [stride] * 2,
-            [padding] * 2,
-            [dilation] * 2,
-            False,
-            [0, 0],
-            len(weight),
-            [*needs, False],
-        )
-        return grad_map, grad_weight.to(weight.dtype) if needs[1] else None
-    height, width = x.shape[2:]
-    grad_map = grad_weight = None
-    if needs[0]:
-        grad_map = _ops.depthwise_backward_map(grad, weight, height, width, stride, dilation)
-    if needs[1]:
-        grad_weight = _ops.depthwise_backward_weight(grad, x, weight.shape[-1], stride, dilation)
-    return grad_map, grad_weight
+    grads: Sequence[Tensor],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    stride: int,
+    dilation: int,
+    needs: Sequence[bool],
+    normalization: Normalization | None = None,
+) -> list[Tensor | None]:
+    """Of the map, as it was read, and the weights of `convolved`, where ``needs`` says so.
+
+    The gradient of a normalised map is that of the normalisation's result before its ReLU.
+    """
+    needs_map, *needs_weights = needs
+    grad_map = None
+    if needs_map:
+        read = (None, *_PLAIN) if normalization is None else (x, *normalization)
+        grad_map = _ops.depthwise_backward_map(grads, weights, x.shape, *read, stride, dilation)
+    if not any(needs_weights):
+        return [grad_map, *(None for _ in weights)]
+    grad_weights = _ops.depthwise_backward_weight(
+        grads, x, *(normalization or _PLAIN), weights[0].shape[-1], stride, dilation
+    )
+    return [grad_map, *grad_weights.chunk(len(weights))]
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.dilation = stride, dilation
-        return convolved(x, weight, stride, dilation)
+    def forward(
+        ctx: Any, stride: int, dilation: int, x: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
+        ctx.window = stride, dilation
+        return tuple(convolved(x, weights, stride, dilation))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:2]
-        return *gradients(grad, x, weight, ctx.stride, ctx.dilation, needs), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, needs = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        if not torch.is_grad_enabled():
+            x, *weights = inputs
+            return None, None, *gradients(grads, x, weights, *ctx.window, needs)
+        # Aliases stand for the inputs, since a map may be computed from a weight.
+        x, *weights = inputs = [i.view_as(i) for i in inputs]
+        ys = reference.depthwise(x, weights, *ctx.window)
+        wanted = [i for i, needed in zip(inputs, needs, strict=True) if needed]
+        found = iter(torch.autograd.grad(ys, wanted, grads, create_graph=True))
+        return None, None, *(next(found) if needed else None for needed in needs)
 
 
-def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    """Convolve each channel of ``x``, [N, C, H, W], by its own kernel of ``weight``, [C, 1, k, k].
+def depthwise(x: Tensor, weights: Sequence[Tensor], stride: int, dilation: int) -> list[Tensor]:
+    """Convolve each channel of ``x``, [N, C, H, W], by its own kernels of each of ``weights``.
 
-    Padded so that stride 1 keeps the size. k is 3 or 5. Under autocast the weight and its gradient
-    stay float32.
+    A weight, [m·C, 1, k, k], holds those of m convolutions one after the other, whose results lie
+    so in its map, [N, m·C, ...]. Padded so that stride 1 keeps the size. Under autocast the weights
+    and their gradients stay float32.
     """
-    if x.device.type != "cpu":
-        return convolved(x, weight, stride, dilation)
-    y: Tensor = _Depthwise.apply(x, weight, stride, dilation)
-    return y
+    if kernels_for(x, weights[0], stride, dilation) == "library":
+        return reference.depthwise(x, weights, stride, dilation)
+    return list(_Depthwise.apply(stride, dilation, x, *weights))

@@ -77,7 +77,16 @@ def convolve(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     return [functional.conv2d(x, w, padding=w.shape[-1] // 2) for w in weights]
 
 
-def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    """Every channel of ``x`` convolved with its own filter of ``weight``, [C, 1, k, k]."""
-    padding = dilation * (weight.shape[-1] // 2)
-    return functional.conv2d(x, weight, None, stride, padding, dilation, groups=len(weight))
+def depthwise(x: Tensor, weights: Sequence[Tensor], stride: int, dilation: int) -> list[Tensor]:
+    """Every channel of ``x``, [N, C, H, W], convolved with its filters of each of ``weights``.
+
+    A weight, [m·C, 1, k, k], holds those of m convolutions one after the other.
+    """
+    maps = []
+    for w in weights:
+        # PyTorch would keep the results of a channel together, not those of a convolution.
+        wide = torch.cat([x] * (len(w) // x.shape[1]), dim=1) if len(w) > x.shape[1] else x
+        padding = dilation * (w.shape[-1] // 2)
+        w = w.to(x.dtype)
+        maps.append(functional.conv2d(wide, w, None, stride, padding, dilation, groups=len(w)))
+    return maps

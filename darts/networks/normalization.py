@@ -69,7 +69,7 @@ def mixture_forward(
     running: tuple[list[Tensor], list[Tensor]],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator `mixture_forward` in training, over the whole batch."""
-    mean, rstd = _ops.mixture_statistics(normalized)
+    mean, rstd = _ops.mixture_statistics(normalized, [], [])
     means, variances = parallel.gathered(torch.stack([mean, rstd**-2])).unbind(1)
     mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
     if running[0]:

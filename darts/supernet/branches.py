@@ -169,11 +169,6 @@ class Reductions(Branch):
         }
 
 
-def spread(x: Tensor, kernels: Tensor, edges: int) -> Tensor:
-    """``x`` once for each of ``edges`` edges, whose depthwise ``kernels`` are given."""
-    return x if x.shape[1] == len(kernels) else torch.cat([x] * edges, dim=1)
-
-
 def pointwise(x: Tensor, weight: Tensor, edges: int) -> Tensor:
     """1x1 convolutions of ``edges`` edges, each of its own channels of ``x``."""
     if edges == 1 and convolves(x, weight):
@@ -181,13 +176,44 @@ def pointwise(x: Tensor, weight: Tensor, edges: int) -> Tensor:
     return F.conv2d(x, weight, groups=edges)
 
 
-class DilatedConvolutions(Branch):
-    """dil_conv: depthwise with dilation 2, then pointwise."""
+class DepthwiseConvolutions(Branch):
+    """What begins with depthwise convolutions, which read the rectified map together."""
 
     def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:
         super().__init__(edges, channels, track)
         self.stride = stride
         self.depthwise = convolution_weight(edges * channels, 1, kernel)
+
+    dilation = 1
+
+    def readers(self, rows: Sequence[int], x: Tensor) -> int:  # noqa: D102
+        return 1
+
+    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:  # noqa: D102
+        (x,) = xs
+        groups = [list(rows)] if batched(x) else [[r] for r in rows]
+        weights = [[self.of_rows(w, group) for w in self.weights()] for group in groups]
+        maps = depthwise(x, [first for first, *_ in weights], self.stride, self.dilation)
+        return [
+            self.convolve(y, rest, group)
+            for y, (_, *rest), group in zip(maps, weights, groups, strict=True)
+        ]
+
+    def of_rows(self, weight: Tensor, rows: Sequence[int]) -> Tensor:
+        """The part of ``weight`` that belongs to the edges ``rows``."""
+        if len(rows) == self.edges:
+            return weight
+        parts = [self.part(r, weight) for r in rows]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class DilatedConvolutions(DepthwiseConvolutions):
+    """dil_conv: depthwise with dilation 2, then pointwise."""
+
+    dilation = 2
+
+    def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:
+        super().__init__(edges, channels, kernel, stride, track)
         self.pointwise = convolution_weight(edges * channels, channels, 1)
 
     def weights(self) -> list[Tensor]:  # noqa: D102
@@ -196,10 +222,7 @@ class DilatedConvolutions(Branch):
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
     ) -> Tensor:
-        edges = len(rows)
-        return pointwise(
-            depthwise(spread(x, weights[0], edges), weights[0], self.stride, 2), weights[1], edges
-        )
+        return pointwise(x, weights[0], len(rows))
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {
@@ -209,28 +232,25 @@ class DilatedConvolutions(Branch):
         }
 
 
-class SeparableConvolutions(Branch):
+class SeparableConvolutions(DepthwiseConvolutions):
     """sep_conv: two depthwise-pointwise pairs with batch normalisation and ReLU between."""
 
     def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:
-        super().__init__(edges, channels, track)
-        self.stride = stride
-        self.depthwise1 = convolution_weight(edges * channels, 1, kernel)
+        super().__init__(edges, channels, kernel, stride, track)
         self.pointwise1 = convolution_weight(edges * channels, channels, 1)
         self.middle = Statistics(edges, channels, track)
         self.depthwise2 = convolution_weight(edges * channels, 1, kernel)
         self.pointwise2 = convolution_weight(edges * channels, channels, 1)
 
     def weights(self) -> list[Tensor]:  # noqa: D102
-        return [self.depthwise1, self.pointwise1, self.depthwise2, self.pointwise2]
+        return [self.depthwise, self.pointwise1, self.depthwise2, self.pointwise2]
 
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
     ) -> Tensor:
-        edges = len(rows)
-        x = spread(x, weights[0], edges)
-        y = pointwise(depthwise(x, weights[0], self.stride, 1), weights[1], edges)
-        return pointwise(self._normalized_depthwise(y, weights[2], rows), weights[3], edges)
+        first, between, last = weights
+        y = self._normalized_depthwise(pointwise(x, first, len(rows)), between, rows)
+        return pointwise(y, last, len(rows))
 
     def _normalized_depthwise(self, y: Tensor, weight: Tensor, rows: Sequence[int]) -> Tensor:
         mean, var = self.middle.mean, self.middle.var
@@ -246,7 +266,7 @@ class SeparableConvolutions(Branch):
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {
-            "0.1.weight": self.part(r, of(self.depthwise1)),
+            "0.1.weight": self.part(r, of(self.depthwise)),
             "0.2.weight": self.part(r, of(self.pointwise1)),
             **self.middle.views(r, "0.3"),
             "1.1.weight": self.part(r, of(self.depthwise2)),

@@ -42,6 +42,17 @@ def test_each_fault_is_named(kernel: sass.Kernel, sentence: str) -> None:
     assert any(sentence in problem for problem in kernel.problems())
 
 
+def test_single_elements_and_sums_in_double() -> None:
+    """Where a map does not lie on 16 bytes; and where a rule allows it."""
+    opcodes = Counter({"LDG.E": 8, "STG.E": 1, "DADD": 8})
+    single = replace(GOOD, name="correlate<float, 1, 3>", opcodes=opcodes)
+    assert list(single.problems()) == []
+    whole = replace(single, name="correlate<float, 4, 3>")
+    assert list(whole.problems()) == ["has 0 16-byte loads, fewer than 4"]
+    other = replace(single, name="gather_results<__half, 1, 5, 4>")
+    assert list(other.problems()) == ["computes in double 8 times"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", sass.ARCHITECTURES)
 def test_compiled_kernels(arch: str) -> None:

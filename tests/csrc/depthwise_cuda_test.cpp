@@ -9,33 +9,35 @@ namespace {
 
 void expect_success(const char* error) { CHECK(error == nullptr, "a launch failed: %s", error); }
 
+template <class T>
+std::vector<T> shifted(const std::vector<T>& map, size_t offset) {
+  std::vector<T> moved(offset);
+  moved.insert(moved.end(), map.begin(), map.end());
+  return moved;
+}
+
 /// Maps that start off a 16-byte boundary take another path: `offset` elements from one.
 template <class T>
-void run(int64_t images, const DepthwiseArgs& args, size_t offset = 0) {
+void run(int64_t images, const DepthwiseArgs& args, const Variant& variant, size_t offset = 0) {
   using Op = typename Traits<T>::Op;
-  Problem<T> p(images, args);
-  const auto shifted = [&](const std::vector<T>& map) {
-    std::vector<T> moved(offset);
-    moved.insert(moved.end(), map.begin(), map.end());
-    return moved;
-  };
-  const auto x = shifted(p.x);
-  const auto grad = shifted(p.grad);
-  expect_success(
-      depthwise_forward_cuda(p.a, images, x.data() + offset, p.weight.data(), p.y.data(), nullptr));
-  expect_success(depthwise_backward_map_cuda(p.a, images, grad.data() + offset, p.weight.data(),
+  Problem<T> p(images, args, variant);
+  auto x = shifted(p.x, offset);
+  std::vector<std::vector<T>> grad;
+  for (const auto& map : p.grad) grad.push_back(shifted(map, offset));
+  const auto gradients = p.edges(grad, offset);
+  expect_success(depthwise_forward_cuda(p.a, images, x.data() + offset, p.edges(p.y), nullptr));
+  expect_success(depthwise_backward_map_cuda(p.a, images, x.data() + offset, gradients,
                                              p.grad_map.data(), nullptr));
   std::vector<Op> found[2];
-  for (auto& grad_weight : found) {
-    grad_weight.resize(p.weight.size());
-    std::vector<double> parts(p.weight.size() *
+  for (auto& grad_weights : found) {
+    grad_weights.resize(p.weights.size());
+    std::vector<double> parts(p.weights.size() *
                               static_cast<size_t>(depthwise_parts_cuda(p.a, images)));
-    expect_success(depthwise_backward_weight_cuda(p.a, images, grad.data() + offset,
-                                                  x.data() + offset, parts.data(),
-                                                  grad_weight.data(), nullptr));
+    expect_success(depthwise_backward_weight_cuda(p.a, images, x.data() + offset, gradients,
+                                                  parts.data(), grad_weights.data(), nullptr));
   }
   CHECK(std::memcmp(found[0].data(), found[1].data(), found[0].size() * sizeof(Op)) == 0,
-        "the gradient of the weight differs from call to call");
+        "the gradients of the weights differ from call to call");
   p.check(found[0]);
 }
 
@@ -52,25 +54,35 @@ DepthwiseArgs arguments(int64_t height, int64_t width, int64_t channels) {
 int main(int count, char** given) {
   const bool few = count > 1 && std::string(given[1]) == "few";
   int number = 0;
-  each_case([&](int64_t images, const DepthwiseArgs& args) {
+  each_case([&](int64_t images, const DepthwiseArgs& args, const Variant& variant) {
     if (few && number++ % 5 != 0) return;
-    run<float>(images, args);
-    run<__nv_bfloat16>(images, args);
+    run<float>(images, args, variant);
+    run<__nv_bfloat16>(images, args, variant);
     if (few) return;
-    run<double>(images, args);
-    run<__half>(images, args);
-    run<float>(images, args, 1);
+    run<double>(images, args, variant);
+    run<__half>(images, args, variant);
+    run<float>(images, args, variant, 1);
   });
-  run<float>(2, arguments(5, 4, 80));   // more packs than a block takes
-  run<float>(1, arguments(70, 65, 4));  // more parts than one, more pixels than a part's threads
+  const Variant rectified{3, true, true};
+  run<float>(2, arguments(5, 4, 40), rectified);    // more packs than a block takes, the last few
+  run<float>(1, arguments(3, 4, 8), rectified, 1);  // packs that no 16 bytes hold
+  run<float>(1, arguments(70, 65, 4),
+             kVariants[0]);  // more parts than one, more pixels than threads
   auto other = arguments(4, 4, 8);
   other.kernel = 7;
   float nothing = 0;
-  CHECK(depthwise_forward_cuda(other, 1, &nothing, &nothing, &nothing, nullptr) != nullptr,
+  DepthwiseEdges edges;
+  edges.count = 1;
+  edges.pitch = 8;
+  edges.maps[0] = &nothing;
+  edges.weights[0] = &nothing;
+  CHECK(depthwise_forward_cuda(other, 1, &nothing, edges, nullptr) != nullptr,
         "a kernel of 7 was taken");
-  CHECK(
-      depthwise_forward_cuda(arguments(4, 4, 8), 0, nullptr, nullptr, nullptr, nullptr) == nullptr,
-      "no images failed");
+  edges.count = kDepthwiseEdges + 1;
+  CHECK(depthwise_forward_cuda(arguments(4, 4, 8), 1, &nothing, edges, nullptr) != nullptr,
+        "more edges than there can be were taken");
+  CHECK(depthwise_forward_cuda(arguments(4, 4, 8), 0, nullptr, edges, nullptr) == nullptr,
+        "no images failed");
   if (failures == 0) std::printf("depthwise: all cases pass\n");
   return failures != 0;
 }

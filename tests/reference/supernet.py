@@ -10,13 +10,26 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from darts.networks.operations import OPERATIONS, FactorizedReduce, ReLUConvNorm
+from darts.networks.operations import (
+    OPERATIONS,
+    DepthwiseConv2d,
+    FactorizedReduce,
+    ReLUConvNorm,
+)
 from darts.networks.table import NetworkSizes, Place
 from darts.spaces import Cell, Space
 
 
+def conventional(net: nn.Module) -> nn.Module:
+    """`net` with PyTorch's depthwise convolutions in place of the package's own."""
+    for module in net.modules():
+        if isinstance(module, DepthwiseConv2d):
+            module.__class__ = nn.Conv2d
+    return net
+
+
 def _operation(name: str, channels: int, stride: int, track: bool, norm: bool) -> nn.Module:
-    module = OPERATIONS[name](channels, stride, False, track)
+    module = conventional(OPERATIONS[name](channels, stride, False, track))
     if norm and "pool" in name:
         norm_layer = nn.BatchNorm2d(channels, affine=False, track_running_stats=track)
         return nn.Sequential(module, norm_layer)

@@ -441,9 +441,19 @@ def test_first_passes_alone_give_what_the_whole_operators_use(dtype: torch.dtype
     case = Case(dtype, 2, 2, (4, 16, 6, 6))
     ops = torch.ops.snsoftmax
     out, mean, rstd = ops.mixture(case.ys, case.xs, case.weights, [], [], True, 0.1, 1e-5)
-    alone, deviation = ops.mixture_statistics(case.ys)
+    alone, deviation = ops.mixture_statistics(case.ys, [], [])
     assert torch.equal(alone, mean)
     torch.testing.assert_close((deviation**-2 + 1e-5).rsqrt(), rstd)
+    moved, expected = (
+        ([torch.zeros_like(mean[0]) for _ in case.ys], [torch.ones_like(mean[0]) for _ in case.ys])
+        for _ in range(2)
+    )
+    ops.mixture(case.ys, [], case.weights[:2], *expected, True, 0.1, 1e-5)
+    statistics = ops.mixture_statistics(case.ys, *moved, 0.1, 1e-5)
+    for one, other in zip(statistics, (mean, rstd), strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(moved, expected, strict=True):
+        assert torch.equal(torch.stack(one), torch.stack(other))
     g = torch.randn_like(out)
     inputs = (g, case.ys, case.xs)
     sums, dw = ops.mixture_sums(*inputs, mean, rstd, True)
@@ -452,24 +462,24 @@ def test_first_passes_alone_give_what_the_whole_operators_use(dtype: torch.dtype
     torch.testing.assert_close(sums[0], g.double().sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
     whole, given = ([torch.empty_like(t) for t in case.ys] for _ in range(2))
     rest: tuple[Any, ...] = (case.weights, mean, rstd)
-    expected = ops.mixture_backward(*inputs, *rest, whole, [], [], [], True, True)
+    all_at_once = ops.mixture_backward(*inputs, *rest, whole, [], [], [], True, True)
     ops.mixture_backward(*inputs, *rest, given, [], [], [], False, True, sums)
-    assert torch.equal(dw, expected)
+    assert torch.equal(dw, all_at_once)
     for one, other in zip(given, whole, strict=True):
         assert torch.equal(one, other)
 
 
 def test_opcheck_first_passes() -> None:
     case = Case(torch.float32, 2, 2, (2, 4, 3, 3), sliced=False)
-    mean, rstd = torch.ops.snsoftmax.mixture_statistics(case.ys)
-    torch.library.opcheck(torch.ops.snsoftmax.mixture_statistics.default, (case.ys,))
+    mean, rstd = torch.ops.snsoftmax.mixture_statistics(case.ys, [], [])
+    torch.library.opcheck(torch.ops.snsoftmax.mixture_statistics.default, (case.ys, [], []))
     args = (torch.ones_like(case.ys[0]), case.ys, case.xs, mean, rstd, True)
     torch.library.opcheck(torch.ops.snsoftmax.mixture_sums.default, args)
 
 
 def test_sums_must_fit() -> None:
     case = Case(torch.float32, 2, 0, (2, 4, 3, 3), sliced=False)
-    mean, rstd = torch.ops.snsoftmax.mixture_statistics(case.ys)
+    mean, rstd = torch.ops.snsoftmax.mixture_statistics(case.ys, [], [])
     none: list[torch.Tensor] = []
     grad = torch.ones_like(case.ys[0])
     inputs = (grad, case.ys, none, case.weights, mean, rstd, none, none, none, none)

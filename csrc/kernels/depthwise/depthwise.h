@@ -1,11 +1,18 @@
-// Depthwise convolution, kernel interface: raw pointers and sizes, no PyTorch.
+// Depthwise convolutions of one map, kernel interface: raw pointers and sizes, no PyTorch.
 //
-//   y[h, w, c] = sum_{i, j} x[stride h + dilation i - padding, stride w + dilation j - padding, c]
-//                           k[i, j, c]
+//   y_e[h, w, c] = sum_{i, j} u[stride h + dilation i - padding, stride w + dilation j - padding,
+//   c]
+//                             k_e[i, j, c]
 //
-// with padding = dilation (kernel - 1) / 2, kernel 3 or 5. Maps are dense
-// [images, height, width, channels] of float, double or bfloat16, on CUDA also float16; kernels are
-// [channels, kernel, kernel] of the opmath type. Arithmetic is float, or double for double maps.
+// for every edge e, with padding = dilation (kernel - 1) / 2, kernel 3 or 5, and u = x or, where
+// `mean` and `rstd` are given, u = max((x - mean) rstd, 0). The gradients, g_e being that of y_e:
+//
+//   du = sum_e of the transposed convolution of g_e, times [u > 0] where u is rectified
+//   dk_e[i, j, c] = sum over pixels of g_e u
+//
+// x is dense, [images, height, width, channels] of float, double or bfloat16, on CUDA also float16;
+// the edges' maps may be slices of the channels of wider ones. Kernels, mean and rstd are of the
+// opmath type: float, or double for double maps.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +22,9 @@
 
 namespace snsoftmax {
 
+/// The most edges of a call.
+constexpr int kDepthwiseEdges = 32;
+
 struct DepthwiseArgs {
   DType dtype = DType::kFloat32;  ///< of the maps
   int64_t height = 0;             ///< of x
@@ -23,39 +33,51 @@ struct DepthwiseArgs {
   int64_t kernel = 3;
   int64_t stride = 1;
   int64_t dilation = 1;
+  const void* mean = nullptr;  ///< [channels], or null: u = x
+  const void* rstd = nullptr;
 
   int64_t padding() const { return depthwise_padding(kernel, dilation); }
   int64_t out_height() const { return depthwise_results(height, stride); }
   int64_t out_width() const { return depthwise_results(width, stride); }
+  int64_t taps() const { return kernel * kernel; }
 };
 
-/// y of images [begin, end).
-void depthwise_forward_cpu(const DepthwiseArgs& args, const void* x, const void* weight, void* y,
+struct DepthwiseEdges {
+  int count = 0;
+  int64_t pitch = 0;                          ///< elements from a pixel of a map to the next
+  void* maps[kDepthwiseEdges] = {};           ///< y_e, or its gradient
+  const void* weights[kDepthwiseEdges] = {};  ///< k_e, [channels, kernel, kernel]
+};
+
+/// y_e of images [begin, end).
+void depthwise_forward_cpu(const DepthwiseArgs& args, const void* x, const DepthwiseEdges& edges,
                            int64_t begin, int64_t end);
 
-/// dx of images [begin, end).
-void depthwise_backward_map_cpu(const DepthwiseArgs& args, const void* grad, const void* weight,
-                                void* grad_map, int64_t begin, int64_t end);
+/// du of images [begin, end); `x` is read where it is rectified.
+void depthwise_backward_map_cpu(const DepthwiseArgs& args, const void* x,
+                                const DepthwiseEdges& edges, void* grad_map, int64_t begin,
+                                int64_t end);
 
-/// The contribution of images [begin, end) to dk, in double, [channels, kernel, kernel].
-void depthwise_backward_weight_cpu(const DepthwiseArgs& args, const void* grad, const void* x,
-                                   double* grad_weight, int64_t begin, int64_t end);
+/// The contribution of images [begin, end) to dk_e, in double, [edges, channels, kernel, kernel].
+void depthwise_backward_weight_cpu(const DepthwiseArgs& args, const void* x,
+                                   const DepthwiseEdges& edges, double* grad_weights, int64_t begin,
+                                   int64_t end);
 
 // ---- CUDA: null, or what is wrong; `stream` is a cudaStream_t. Never synchronises. ----
 
 const char* depthwise_forward_cuda(const DepthwiseArgs& args, int64_t images, const void* x,
-                                   const void* weight, void* y, void* stream);
+                                   const DepthwiseEdges& edges, void* stream);
 
-const char* depthwise_backward_map_cuda(const DepthwiseArgs& args, int64_t images, const void* grad,
-                                        const void* weight, void* grad_map, void* stream);
+const char* depthwise_backward_map_cuda(const DepthwiseArgs& args, int64_t images, const void* x,
+                                        const DepthwiseEdges& edges, void* grad_map, void* stream);
 
-/// How many parts the gradient of the weight is summed in.
+/// How many parts the gradients of the weights are summed in.
 int64_t depthwise_parts_cuda(const DepthwiseArgs& args, int64_t images);
 
-/// dk, of the opmath type, the same bits every time; `parts` is memory for
-/// depthwise_parts_cuda x channels x kernel x kernel. Writes nothing where the map is empty.
-const char* depthwise_backward_weight_cuda(const DepthwiseArgs& args, int64_t images,
-                                           const void* grad, const void* x, double* parts,
-                                           void* grad_weight, void* stream);
+/// dk_e, of the opmath type, [edges, channels, kernel, kernel], the same bits every time; `parts`
+/// is memory for depthwise_parts_cuda as many. Writes nothing where the map is empty.
+const char* depthwise_backward_weight_cuda(const DepthwiseArgs& args, int64_t images, const void* x,
+                                           const DepthwiseEdges& edges, double* parts,
+                                           void* grad_weights, void* stream);
 
 }  // namespace snsoftmax

@@ -42,4 +42,17 @@ SN_HOST_DEVICE V add_tap(V sum, V value, V tap) {
   return sum + value * tap;
 }
 
+/// max((x - mean) rstd, 0); keeps a NaN.
+template <class V>
+SN_HOST_DEVICE V rectified(V x, V mean, V rstd) {
+  const V normalized = (x - mean) * rstd;
+  return normalized < V{} ? V{} : normalized;
+}
+
+/// The gradient of what was rectified, from that of the result `u`.
+template <class V>
+SN_HOST_DEVICE V gated(V grad, V u) {
+  return u > V{} ? grad : V{};
+}
+
 }  // namespace snsoftmax

@@ -258,10 +258,13 @@ Tensor backward(const Tensor& grad, TensorList normalized, TensorList plain, con
   return grad_weights;
 }
 
-// ---- the first pass of each way alone, for batches shared out over processes ----
+// ---- the first pass of each way alone, for batches shared out over processes and for readers
+// that normalise what they read ----
 
-std::tuple<Tensor, Tensor> statistics(TensorList normalized) {
-  const Tensor& like = check_normalized(normalized);
+std::tuple<Tensor, Tensor> statistics(TensorList normalized, TensorList running_mean,
+                                      TensorList running_var, double momentum, double eps) {
+  const Tensor& like = check_normalized(normalized, running_mean, running_var);
+  const auto running = running_statistics(running_mean, running_var);
   Maps maps;
   const MixtureArgs args = arguments(like, normalized, {}, maps);
   Tensor mean = at::empty({args.normalized, args.channels}, like.options().dtype(opmath(like)));
@@ -269,14 +272,14 @@ std::tuple<Tensor, Tensor> statistics(TensorList normalized) {
 #ifdef SNSOFTMAX_WITH_CUDA
   if (like.is_cuda()) {
     on_device("mixture", like, mixture_workspace_cuda(args), [&](void* workspace, void* stream) {
-      return mixture_forward_cuda(args, nullptr, {}, /*training=*/true, /*momentum=*/0.0,
-                                  /*eps=*/0.0, mean.mutable_data_ptr(), rstd.mutable_data_ptr(), {},
-                                  {}, workspace, stream);
+      return mixture_forward_cuda(args, nullptr, running, /*training=*/true, momentum, eps,
+                                  mean.mutable_data_ptr(), rstd.mutable_data_ptr(), {}, {},
+                                  workspace, stream);
     });
     return {std::move(mean), std::move(rstd)};
   }
 #endif
-  statistics_cpu(args, Chunks(args), {}, /*momentum=*/0.0, /*eps=*/0.0, mean.mutable_data_ptr(),
+  statistics_cpu(args, Chunks(args), running, momentum, eps, mean.mutable_data_ptr(),
                  rstd.mutable_data_ptr());
   return {std::move(mean), std::move(rstd)};
 }
@@ -338,8 +341,9 @@ Tensor backward_meta(const Tensor& grad, TensorList normalized, TensorList plain
   return at::empty({static_cast<int64_t>(maps)}, weights.options());
 }
 
-std::tuple<Tensor, Tensor> statistics_meta(TensorList normalized) {
-  const Tensor& like = check_normalized(normalized);
+std::tuple<Tensor, Tensor> statistics_meta(TensorList normalized, TensorList running_mean,
+                                           TensorList running_var, double, double) {
+  const Tensor& like = check_normalized(normalized, running_mean, running_var);
   Tensor mean = at::empty_symint({static_cast<int64_t>(normalized.size()), like.sym_size(1)},
                                  like.options().dtype(opmath(like)));
   Tensor rstd = at::empty_like(mean);
@@ -381,7 +385,10 @@ TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
       "Tensor mean, Tensor rstd, Tensor(a!)[] grad_normalized, bool[] accumulate_normalized, "
       "Tensor(b!)[] grad_plain, bool[] accumulate_plain, bool need_grad_weights, bool training, "
       "Tensor? sums=None) -> Tensor grad_weights");
-  m.def("mixture_statistics(Tensor[] normalized) -> (Tensor mean, Tensor rstd)");
+  m.def(
+      "mixture_statistics(Tensor[] normalized, Tensor(a!)[] running_mean, "
+      "Tensor(b!)[] running_var, float momentum=0.0, float eps=0.0) "
+      "-> (Tensor mean, Tensor rstd)");
   m.def(
       "mixture_sums(Tensor grad, Tensor[] normalized, Tensor[] plain, Tensor mean, Tensor rstd, "
       "bool need_grad_weights) -> (Tensor sums, Tensor grad_weights)");

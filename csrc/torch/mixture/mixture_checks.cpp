@@ -66,6 +66,22 @@ void check_statistics(const Tensor& mean, const Tensor& rstd, TensorList normali
   }
 }
 
+void check_running(TensorList normalized, TensorList running_mean, TensorList running_var,
+                   const Tensor& like) {
+  TORCH_CHECK_VALUE(running_mean.size() == running_var.size(), "running_mean has ",
+                    running_mean.size(), " tensors, but running_var has ", running_var.size());
+  TORCH_CHECK_VALUE(running_mean.empty() || running_mean.size() == normalized.size(),
+                    "running_mean must have one tensor for each of the ", normalized.size(),
+                    " normalized maps, but has ", running_mean.size());
+  for (const auto k : c10::irange(running_mean.size())) {
+    check_vector("running_mean", running_mean[k], like.sym_size(1), like);
+    check_vector("running_var", running_var[k], like.sym_size(1), like);
+    TORCH_CHECK_VALUE(running_mean[k].is_contiguous() && running_var[k].is_contiguous(),
+                      "running_mean and running_var must be contiguous, but those of map ", k,
+                      " are not");
+  }
+}
+
 /// A gradient without elements is one that is not wanted.
 void check_gradient(const char* name, const Tensor& grad, const Tensor& like) {
   if (grad.sym_numel() != 0) check_maps(name, grad, like);
@@ -76,20 +92,9 @@ void check_gradient(const char* name, const Tensor& grad, const Tensor& like) {
 const Tensor& check_forward(TensorList normalized, TensorList plain, const Tensor& weights,
                             TensorList running_mean, TensorList running_var, bool training) {
   const Tensor& like = check_inputs(normalized, plain, weights);
-  TORCH_CHECK_VALUE(running_mean.size() == running_var.size(), "running_mean has ",
-                    running_mean.size(), " tensors, but running_var has ", running_var.size());
-  TORCH_CHECK_VALUE(running_mean.empty() || running_mean.size() == normalized.size(),
-                    "running_mean must have one tensor for each of the ", normalized.size(),
-                    " normalized maps, but has ", running_mean.size());
+  check_running(normalized, running_mean, running_var, like);
   TORCH_CHECK_VALUE(training || normalized.empty() || !running_mean.empty(),
                     "training=False needs running_mean and running_var");
-  for (const auto k : c10::irange(running_mean.size())) {
-    check_vector("running_mean", running_mean[k], like.sym_size(1), like);
-    check_vector("running_var", running_var[k], like.sym_size(1), like);
-    TORCH_CHECK_VALUE(running_mean[k].is_contiguous() && running_var[k].is_contiguous(),
-                      "running_mean and running_var must be contiguous, but those of map ", k,
-                      " are not");
-  }
   if (training && !normalized.empty()) {
     const auto values = like.sym_size(0) * like.sym_size(2) * like.sym_size(3);
     TORCH_CHECK_VALUE(values > 1, "batch statistics need more than one value a channel, but the ",
@@ -117,7 +122,12 @@ void check_backward(const Tensor& grad, TensorList normalized, TensorList plain,
   check_statistics(mean, rstd, normalized, like);
 }
 
-const Tensor& check_normalized(TensorList normalized) { return check_all_maps(normalized, {}); }
+const Tensor& check_normalized(TensorList normalized, TensorList running_mean,
+                               TensorList running_var) {
+  const Tensor& like = check_all_maps(normalized, {});
+  check_running(normalized, running_mean, running_var, like);
+  return like;
+}
 
 void check_sums_inputs(const Tensor& grad, TensorList normalized, TensorList plain,
                        const Tensor& mean, const Tensor& rstd) {

@@ -25,7 +25,8 @@ void check_backward(const Tensor& grad, TensorList normalized, TensorList plain,
                     TensorList grad_plain, const BoolList& accumulate_plain);
 
 /// The first of at least one map to be normalised.
-const Tensor& check_normalized(TensorList normalized);
+const Tensor& check_normalized(TensorList normalized, TensorList running_mean,
+                               TensorList running_var);
 
 void check_sums_inputs(const Tensor& grad, TensorList normalized, TensorList plain,
                        const Tensor& mean, const Tensor& rstd);

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from darts.networks.network import build_network
+from darts.networks.operations import DepthwiseConv2d
 from darts.networks.stacked import StackedSkeleton
 from darts.networks.two_inputs import TwoInputNetwork
 from darts.spaces import SPACES
 from tests.darts.networks.test_genotype import DARTS_V2
+from tests.reference.supernet import conventional
 
 RESNET_LIKE = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|none~2|"
 
@@ -89,3 +93,19 @@ def test_wrong_sizes_are_refused() -> None:
         build_network(RESNET_LIKE, channels=4, cells=0, classes=10)
     with pytest.raises(ValueError, match="auxiliary=True is for"):
         build_network(RESNET_LIKE, channels=4, cells=1, classes=10, auxiliary=True)
+
+
+def test_depthwise_convolutions_are_pytorchs_in_value_and_gradient() -> None:
+    """Those of our own are used while training, and are the same functions."""
+    torch.manual_seed(0)
+    net = build_network(DARTS_V2, channels=4, cells=3, classes=10).double()
+    other = conventional(copy.deepcopy(net))
+    assert not any(isinstance(m, DepthwiseConv2d) for m in other.modules())
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    for mode in (False, True):
+        ours, theirs = net.train(mode)(images), other.train(mode)(images)
+        torch.testing.assert_close(ours, theirs)
+    ours.logsumexp(1).sum().backward()
+    theirs.logsumexp(1).sum().backward()
+    for mine, its in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, its.grad, rtol=1e-6, atol=1e-9)

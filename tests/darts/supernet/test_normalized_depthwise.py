@@ -1,4 +1,4 @@
-"""The convolution that recomputes its normalisation, against the composition."""
+"""The convolution that reads its map through a normalisation, against the composition."""
 
 from __future__ import annotations
 
@@ -25,3 +25,45 @@ def test_any_layout(layout: str, of_map: str) -> None:
     found = torch.autograd.grad(ours, (y, weight), grad)
     for got, want in zip(found, torch.autograd.grad(theirs, (y, weight), grad), strict=True):
         close(got, want, torch.float64)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("tracked", [True, False])
+def test_running_statistics(training: bool, tracked: bool) -> None:
+    """Moved in training, used in evaluation, as PyTorch's batch normalisation has them."""
+    if not (training or tracked):
+        return  # nothing to evaluate by
+    torch.manual_seed(0)
+    y = torch.randn(3, 5, 4, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    statistics = [torch.rand(5, dtype=torch.float64) + 0.5 for _ in range(2)] if tracked else []
+    ours = [s.clone() for s in statistics]
+    running = (ours[:1], ours[1:])
+    z = normalized_depthwise(y, weight, running, training, 0.1, 1e-5)
+    theirs = (*statistics, None, None)[:2]
+    normalized = F.batch_norm(y, *theirs, training=training, momentum=0.1, eps=1e-5)
+    expected = F.conv2d(normalized.relu(), weight, None, 1, 1, 1, 5)
+    close(z, expected, torch.float64)
+    for moved, wanted in zip(ours, statistics, strict=True):
+        close(moved, wanted, torch.float64)
+    grad = torch.randn_like(z)
+    found = torch.autograd.grad(z, (y, weight), grad)
+    for got, want in zip(found, torch.autograd.grad(expected, (y, weight), grad), strict=True):
+        close(got, want, torch.float64)
+
+
+def test_second_derivatives() -> None:
+    y = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(
+        lambda a, b: normalized_depthwise(a, b, ([], []), True, 0.1, 1e-5), (y, weight)
+    )
+
+
+def test_keeps_the_map_and_its_statistics_alone() -> None:
+    """The rectified normalisation, as large as the map, is not there for the backward pass."""
+    y = torch.randn(4, 8, 6, 6, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        normalized_depthwise(y, torch.randn(8, 1, 3, 3), ([], []), True, 0.1, 1e-5)
+    assert sum(t.numel() for t in kept) < 1.5 * y.numel()
