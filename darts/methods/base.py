@@ -3,7 +3,7 @@
 | seam | decides | hooks, in the order in which they are called |
 | --- | --- | --- |
 | weights | α → β, sampling, edge weights | normalize, probabilities, weights, training_weights |
-| | what ω learns beside the loss | weight_gradients |
+| | what ω learns beside the loss, and how it moves | weight_gradients, weight_update |
 | arch step | how α moves | arch_objective, arch_gradients, arch_update |
 | supernet | what is executed | supernet_options, prepare |
 | epoch | schedules, decisions, the selection | begin_epoch, end_epoch, scores, select |
@@ -196,6 +196,10 @@ class Method:
 
     def weight_gradients(self, step: Step) -> None:
         """Change the weight loss's gradient of ω, which lies in `.grad` and is not yet clipped."""
+
+    def weight_update(self, step: Step) -> None:
+        """Move ω along its gradient, which has been clipped."""
+        step.optimizer.step()
 
     # ---------------------------------------------------------------- arch step
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import torch
@@ -131,6 +131,17 @@ class Source(nn.Module):
         assert isinstance(statistics, Statistics)
         mean, var = statistics.row(0)
         return SharedMap.of(batch_norm(y, mean, var, self.training or mean is None))
+
+    def learnt(self) -> Iterator[tuple[str, int, list[nn.Parameter]]]:
+        """Operations with parameters: the name, how many edges, the parameters.
+
+        The edges lie one after another along each parameter's first dimension.
+        """
+        for operation, branch in self.branches.items():
+            yield operation, self._branch(operation).edges, list(branch.parameters())
+        for operation in self.modules_of:
+            for slot in self.slots[operation]:
+                yield operation, 1, list(self._module(operation, slot).parameters())
 
     def views(self, slot: tuple[int, int], of: Callable[[Tensor], Tensor]) -> Views:
         """Names within the conventional module of (edge, column) → its part of this source."""
@@ -282,6 +293,11 @@ class SearchCell(nn.Module):
         source = self.sources[str(node)]
         assert isinstance(source, Source)
         return source
+
+    def learnt(self) -> Iterator[tuple[str, int, list[nn.Parameter]]]:
+        """See `Source.learnt`, node by node."""
+        for node in self.sources:
+            yield from self._source(int(node)).learnt()
 
     def views(self, of: Callable[[Tensor], Tensor]) -> Views:
         """Conventional names (``edges.E.K...``) → parts of this cell's tensors."""

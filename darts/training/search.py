@@ -331,7 +331,7 @@ class Search:
         self.method.weight_gradients(step)
         if clip := self.config.weights.clip:
             torch.nn.utils.clip_grad_norm_([*self.net.parameters(), *alphas], clip)
-        self.optimizer.step()
+        self.method.weight_update(step)
         return outcome
 
     def allows(self, genotype: Genotype) -> bool:
