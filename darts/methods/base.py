@@ -44,7 +44,7 @@ class Loss(Protocol):
     """Cross-entropy of the supernet on one batch as a function of β."""
 
     outcome: Outcome | None
-    """The first evaluation, for the log."""
+    """The first evaluation, or the last one by `measure`, for the log."""
 
     def __call__(self, weights: Weights, *, skip: bool = False) -> Tensor:
         """The loss, differentiable in β and ω.
@@ -52,6 +52,10 @@ class Loss(Protocol):
         `skip` leaves out operations whose β is exactly 0: the same loss and gradient of ω, and a
         gradient of 0 for those entries of β.
         """
+        ...
+
+    def measure(self, weights: Weights) -> Outcome:
+        """Loss and logits without a gradient; operations whose β is 0 are left out."""
         ...
 
 

@@ -21,11 +21,11 @@ from darts.networks.genotype import KEPT_EDGES, Genotype
 from darts.spaces import Space
 
 
-@register("random", "random search with weight sharing")
-class RandomSearch(Method):
-    """Samples architectures uniformly; α plays no part."""
+class BestOfDraws(Method):
+    """Each weight step trains one architecture; the best of several is taken at the end.
 
-    steady = True
+    The base of random search and its kin, which differ in how they draw.
+    """
 
     @dataclass(frozen=True)
     class Options(Method.Options):
@@ -35,16 +35,6 @@ class RandomSearch(Method):
         images: int = setting(512, "images that they are compared on", at_least=1)
 
     options: Options
-
-    @classmethod
-    def published(cls, space: Space) -> dict[str, Any]:
-        """Twice as long as DARTS in AutoDL-Projects; α stays at 0."""
-        return super().published(space) | {"epochs": 100, "arch.initial_scale": 0.0}
-
-    @property
-    def alpha_moves(self) -> bool:
-        """Never."""
-        return False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -76,12 +66,33 @@ class RandomSearch(Method):
         """A new architecture for every step."""
         return self.draw()
 
+    def candidates(self) -> list[Weights]:
+        """One-hot β of the architectures that are compared at the end."""
+        return [self.draw() for _ in range(self.options.samples)]
+
     def select(self, trainer: Trainer) -> Genotype:
         """The best of several architectures, within a budget if there is one, by accuracy."""
-        drawn = [self.draw() for _ in range(self.options.samples)]
+        drawn = self.candidates()
         drawn = [d for d in drawn if trainer.allows(self.space.derive(d))] or drawn
         if len(drawn) == 1:
             return self.space.derive(drawn[0])
         few = self.options.images
         accuracies = [trainer.evaluate(weights, images=few)[1] for weights in drawn]
         return self.space.derive(drawn[accuracies.index(max(accuracies))])
+
+
+@register("random", "random search with weight sharing")
+class RandomSearch(BestOfDraws):
+    """Samples architectures uniformly; α plays no part."""
+
+    steady = True
+
+    @classmethod
+    def published(cls, space: Space) -> dict[str, Any]:
+        """Twice as long as DARTS in AutoDL-Projects; α stays at 0."""
+        return super().published(space) | {"epochs": 100, "arch.initial_scale": 0.0}
+
+    @property
+    def alpha_moves(self) -> bool:
+        """Never."""
+        return False

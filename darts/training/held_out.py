@@ -24,8 +24,8 @@ LARGE = 2048
 class BatchLoss:
     """Loss of the supernet on one batch as a function of β.
 
-    `outcome` holds that of the first evaluation, on the device. `skips`: whether it may read β, to
-    leave out what is 0, which a step that is recorded cannot.
+    `outcome` holds that of the first evaluation, or the last one by `measure`, on the device.
+    `skips`: whether it may read β, to leave out what is 0, which a step that is recorded cannot.
     """
 
     def __init__(
@@ -41,6 +41,14 @@ class BatchLoss:
         if self.outcome is None:
             self.outcome = Outcome(loss.detach(), logits.detach())
         return loss
+
+    @torch.no_grad()
+    def measure(self, weights: Weights) -> Outcome:
+        """See `darts.methods.base.Loss`."""
+        self.outcome = None
+        self(weights, skip=True)
+        assert self.outcome is not None
+        return self.outcome
 
 
 def summary(outcome: Outcome | None, batch: Batch) -> Tensor:

@@ -18,7 +18,7 @@ from darts.training.search import Callback, Search
 LATE = ("drnas-progressive", "edd-pc", "pc-darts")
 """Methods whose α rests at first."""
 SHORT = {
-    "random": {"samples": 3},
+    **{name: {"samples": 3} for name in ("random", "enas", "setn")},
     "darts-es": {"every": 1, "window": 1, "lag": 1, "earliest": 0},
     **{name: {"interval": 1} for name in ("darts-pt", "darts-pt-fixed", "sdarts-rs-pt")},
     **{name: {"first": 1, "interval": 1} for name in ("sgas", "sgas-pt")},
