@@ -19,6 +19,7 @@ LATE = ("drnas-progressive", "edd-pc", "pc-darts")
 """Methods whose α rests at first."""
 SHORT = {
     **{name: {"samples": 3} for name in ("random", "enas", "setn")},
+    "shapley-nas": {"orders": 1, "images": 64},
     "darts-es": {"every": 1, "window": 1, "lag": 1, "earliest": 0},
     **{name: {"interval": 1} for name in ("darts-pt", "darts-pt-fixed", "sdarts-rs-pt")},
     **{name: {"first": 1, "interval": 1} for name in ("sgas", "sgas-pt")},
