@@ -24,7 +24,8 @@ from matplotlib.axes import Axes
 from bench.timing import RESULTS, write_json
 from darts.benchmark.nb201 import PUBLISHED
 from darts.networks.genotype import Genotype
-from darts.results.figures import PALETTE, draw_cell, prepare
+from darts.results.figures import PALETTE, prepare
+from darts.results.found import draw_cell
 from darts.study import markdown, read_study, table
 
 PROFILE = "cpu"

@@ -64,6 +64,11 @@ def configure(**settings: Unpack[SearchKeywords]) -> SearchConfig:
     asked = build(SearchConfig, overrides)  # before anything else: names and values are valid
     space = get_space(asked.space)
     method = get_method(asked.method)
+    if method.needs_cells and space.around.chain:
+        raise ConfigError(
+            f"method={method.name} needs cells, and space={asked.space} is a chain of layers; "
+            "take a method that does not, such as edd, or a space of cells, such as nb201"
+        )
     published = method.published(space)
     name = asked.recipe or published.pop("recipe")
     layers = merge(nested(recipe(name, space)), nested(published), overrides, {"recipe": name})

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from darts.networks.genotype import Choice, Genotype
 from darts.networks.network import build_network
-from darts.networks.operations import OPERATIONS
 from darts.networks.size import multiply_adds, parameters
 from darts.spaces import Space
 
@@ -52,10 +51,13 @@ class Visit(NamedTuple):
     shape: tuple[int, int, int]
     """(channels, height, width)."""
     stride: int
+    outputs: int
+    """Channels that leave."""
 
-    def operation(self, name: str) -> nn.Module:
+    def operation(self, space: Space, name: str) -> nn.Module:
         """The candidate called `name` at this shape, in evaluation mode."""
-        return OPERATIONS[name](self.shape[0], self.stride, True, True).eval()
+        table = space.cells[self.cell]
+        return table.operation(name, self.shape[0], self.outputs, self.stride).eval()
 
 
 @dataclass(frozen=True)
@@ -78,21 +80,21 @@ class Costs:
 class Hollow(nn.Module):
     """In the place of an operation: passes its map on, at the output's size, for nothing."""
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, stride: int, outputs: int) -> None:
         super().__init__()
         self.stride = stride
+        self.outputs = outputs
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return x[:, :, :: self.stride, :: self.stride]
+        y = x[:, :, :: self.stride, :: self.stride]
+        return y if y.shape[1] == self.outputs else y[:, :1].expand(-1, self.outputs, -1, -1)
 
 
 def hollow(space: Space, genotype: Genotype, sizes: Sizes) -> nn.Module:
     """The network of `genotype` without its operations, which are all that an edge costs."""
     net = sizes.build(genotype)
-    for cell, table in _cells(space, net):
-        cell.operations = nn.ModuleList(
-            Hollow(table.stride(table.edges.index((c.source, c.target)))) for c in cell.choices
-        )
+    for cell, _ in _cells(space, net):
+        cell.operations = nn.ModuleList(Hollow(*cell.geometry(c)) for c in cell.choices)
     return net
 
 
@@ -113,14 +115,16 @@ def visits(space: Space, sizes: Sizes) -> Counter[Visit]:
     )
     found: Counter[Visit] = Counter()
 
-    def note(cell: str, edge: int, module: nn.Module, maps: tuple[Tensor]) -> None:
+    def note(cell: str, edge: int, module: Hollow, maps: tuple[Tensor]) -> None:
         channels, height, width = maps[0].shape[1:]
-        found[Visit(cell, edge, (channels, height, width), int(module.stride))] += 1  # type: ignore[arg-type]
+        shape = channels, height, width
+        found[Visit(cell, edge, shape, module.stride, module.outputs)] += 1
 
     with torch.device("meta"), torch.no_grad():
         net = hollow(space, every_edge, sizes)
-        for cell, _ in _cells(space, net):
-            for edge, place in enumerate(cell.operations):
+        for cell, table in _cells(space, net):
+            for choice, place in zip(cell.choices, cell.operations, strict=True):
+                edge = table.edges.index((choice.source, choice.target))
                 place.register_forward_pre_hook(partial(note, cell.name, edge))
         net(torch.empty(1, *sizes.shape))
     return found
@@ -134,7 +138,7 @@ def tabulate(space: Space, sizes: Sizes, constant: float, price: Any) -> Costs:
     known: dict[Any, float] = {}
     for visit, times in visits(space, sizes).items():
         for column, name in enumerate(space.cells[visit.cell].candidates[visit.edge]):
-            key = name, visit.shape, visit.stride
+            key = name, visit.shape, visit.stride, visit.outputs
             if key not in known:
                 known[key] = price(name, visit)
             edges[visit.cell][visit.edge, column] += times * known[key]
@@ -157,7 +161,7 @@ def count(space: Space, sizes: Sizes, kind: str) -> Costs:
 
     def price(name: str, visit: Visit) -> int:
         with torch.device("meta"):
-            return counted(visit.operation(name), visit.shape)
+            return counted(visit.operation(space, name), visit.shape)
 
     some = space.derive({name: torch.ones(cell.shape) for name, cell in space.cells.items()})
     with torch.device("meta"):

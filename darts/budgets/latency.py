@@ -111,7 +111,8 @@ class LatencyTable:
 
 
 def _key(name: str, visit: Visit) -> str:
-    return f"{name} {'x'.join(map(str, visit.shape))} stride {visit.stride}"
+    key = f"{name} {'x'.join(map(str, visit.shape))} stride {visit.stride}"
+    return key if visit.outputs == visit.shape[0] else f"{key} to {visit.outputs}"
 
 
 def measure(
@@ -155,7 +156,7 @@ def measure(
         for name in space.cells[visit.cell].candidates[visit.edge]:
             if _key(name, visit) not in pieces:
                 pieces[_key(name, visit)] = runner(
-                    visit.operation(name), visit.shape, batch, device
+                    visit.operation(space, name), visit.shape, batch, device
                 )
     whole = {
         str(genotype): runner(sizes.build(genotype), sizes.shape, batch, device)

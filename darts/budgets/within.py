@@ -110,10 +110,7 @@ def _choice(space: Space, options: Sequence[_Option], flows: int) -> list[Linear
 def _path(
     space: Space, options: Sequence[_Option], flows: Sequence[tuple[str, int]]
 ) -> LinearConstraint:
-    """A unit flows from the inputs to each node that is an output, over edges without `none`.
-
-    Where edges are left out no operation is `none`, and nothing is asked.
-    """
+    """A unit flows from the inputs to each node that is an output, over edges without `none`."""
     columns = len(options) + len(flows)
     rows, least, most = [np.zeros(columns)], [0.0], [0.0]
     for place, (cell, edge) in enumerate(flows, start=len(options)):
@@ -125,14 +122,19 @@ def _path(
             if option[:2] == (cell, edge) and name != "none":
                 row[column] = -1
         rows, least, most = [*rows, row], [*least, -1.0], [*most, 0.0]
-    for cell, table in space.cells.items() if not space.leaves_edges_out else ():
-        for node in table.nodes:
+    for cell, table in space.cells.items():
+        for node in table.nodes if _can_be_cut(space, cell) else ():
             row = np.zeros(columns)
             for sign, of_node in ((1, table.incoming(node)), (-1, table.outgoing(node))):
                 row[[len(options) + flows.index((cell, edge)) for edge in of_node]] = sign
             arrives = float(node == table.nodes[-1])
             rows, least, most = [*rows, row], [*least, arrives], [*most, arrives]
     return LinearConstraint(np.stack(rows), least, most)
+
+
+def _can_be_cut(space: Space, cell: str) -> bool:
+    """Whether a cell's `none` can cut its output off: where edges are left out none is chosen."""
+    return not space.leaves_edges_out and any("none" in r for r in space.cells[cell].candidates)
 
 
 def alive(space: Space, genotype: Genotype) -> bool:
@@ -142,7 +144,7 @@ def alive(space: Space, genotype: Genotype) -> bool:
         for operation, source, target in sorted(genotype.cell(name), key=lambda c: c.source):
             if operation != "none" and source in reached:
                 reached.add(target)
-        if not space.leaves_edges_out and table.nodes[-1] not in reached:
+        if _can_be_cut(space, name) and table.nodes[-1] not in reached:
             return False
     return True
 

@@ -107,6 +107,8 @@ class Method:
     """One line for `python -m darts methods`."""
     single_level: ClassVar[bool] = False
     """Whether ω and α learn from the same batches of all training images (no split)."""
+    needs_cells: ClassVar[bool] = False
+    """Whether it is for spaces of cells alone, and has no meaning for a chain of layers."""
     capturable: ClassVar[bool] = True
     """Whether all steps of an epoch run the same kernels with the same numbers given by the host,
     and read nothing back: then they are one CUDA graph. The learning rate of ω and the temperature

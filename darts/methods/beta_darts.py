@@ -40,6 +40,6 @@ class BetaDARTS(Method):
 
     def arch_objective(self, loss: Loss) -> Tensor:
         """Loss + λ·mean log Σ exp(α)."""
-        alphas = torch.cat(list(self.logits.values()))
+        sizes = torch.cat([alpha.logsumexp(-1) for alpha in self.logits.values()])
         weight = self.options.decay * self.epoch / self.config.epochs
-        return super().arch_objective(loss) + weight * alphas.logsumexp(-1).mean()
+        return super().arch_objective(loss) + weight * sizes.mean()

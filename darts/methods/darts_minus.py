@@ -20,6 +20,8 @@ from darts.supernet import Supernet
 class DARTSMinus(Method):
     """Adds to the supernet."""
 
+    needs_cells = True
+
     steady = True
 
     def supernet_options(self) -> dict[str, Any]:

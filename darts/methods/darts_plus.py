@@ -20,6 +20,8 @@ from darts.methods.base import Method, Trainer, register
 class DARTSPlus(Method):
     """Watches the derived architecture."""
 
+    needs_cells = True
+
     steady = True
 
     kept: ClassVar[tuple[str, ...]] = ("ranking", "stable")

@@ -24,6 +24,8 @@ from darts.spaces import Space
 class ProgressiveDrNAS(DrNAS):
     """Adds the stages."""
 
+    needs_cells = True
+
     steady = True
 
     kept: ClassVar[tuple[str, ...]] = ("stage", "masks")

@@ -46,6 +46,8 @@ def alignment(gradients: Tensor) -> Tensor:
 class LambdaDARTS(Method):
     """Adds to the gradient of ω."""
 
+    needs_cells = True
+
     @dataclass(frozen=True)
     class Options(Method.Options):
         """The weight of the alignment."""

@@ -24,6 +24,8 @@ from snsoftmax import sn_softmax
 class PartialChannels(Method):
     """Partial channels and edge normalisation; combines with other methods."""
 
+    needs_cells = True
+
     @dataclass(frozen=True)
     class Options(Method.Options):
         """PC-DARTS's part."""

@@ -78,7 +78,7 @@ class Perturbation(Fixing):
             if edges := self.undecided(cell):
                 edge = self.draw(edges)
                 self.fixed[cell][edge] = self.missed_operation(trainer, cell, edge)
-            else:
+            elif self.space.leaves_edges_out:
                 crowded = [n for n in table.nodes if len(self.living(cell, n)) > KEPT_EDGES]
                 self.thin_out(trainer, cell, self.draw(crowded))
 
@@ -90,7 +90,7 @@ class Perturbation(Fixing):
     @property
     def needed(self) -> int:
         """Decisions that settle everything."""
-        table = next(iter(self.space.cells.values()))
+        table = max(self.space.cells.values(), key=lambda cell: len(cell.edges))
         crowded = [n for n in table.nodes if len(table.incoming(n)) > KEPT_EDGES]
         return len(table.edges) + (len(crowded) if self.space.leaves_edges_out else 0)
 

@@ -65,7 +65,7 @@ class SurgeNAS(SinglePath):
 
         Orders are drawn each time, so that nothing is decided on the host.
         """
-        operations = next(iter(self.logits.values())).shape[-1]
+        operations = max(logits.shape[-1] for logits in self.logits.values())
         drawn = torch.stack([ranks.any() for ranks in self.ranks.values()]).all()
         self.place.copy_(torch.where(drawn, (self.place + 1) % operations, 0))
         for cell, logits in self.logits.items():
@@ -76,7 +76,7 @@ class SurgeNAS(SinglePath):
     def sample(self, cell: str, logits: Tensor) -> Tensor:
         """The operation at the current place, with the gradient of softmax(α)."""
         soft = self.normalize(cell, logits)
-        return chosen(soft, (self.ranks[cell] == self.place).int().argmax(-1))
+        return chosen(soft, (self.ranks[cell] == self.place % logits.shape[-1]).int().argmax(-1))
 
     def training_weights(self, step: Step) -> Weights:
         """The next path."""

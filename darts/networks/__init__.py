@@ -1,6 +1,7 @@
 """Discrete architectures, and the networks built from them, by the operations of the papers."""
 
+from darts.networks.chain import Chain
 from darts.networks.stacked import Stacked
 from darts.networks.two_inputs import TwoInputs
 
-__all__ = ["Stacked", "TwoInputs"]
+__all__ = ["Chain", "Stacked", "TwoInputs"]

@@ -73,9 +73,14 @@ class DiscreteCell(nn.Module):
     def __init__(self, choices: Sequence[Choice], channels: int) -> None:
         super().__init__()
         self.choices = tuple(choices)
+        self.channels = channels
         self.operations = nn.ModuleList(
             OPERATIONS[c.operation](channels, 1, True, True) for c in choices
         )
+
+    def geometry(self, choice: Choice) -> tuple[int, int]:
+        """Stride of an operation, and the channels that leave it."""
+        return 1, self.channels
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         nodes = {0: x}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -47,6 +47,18 @@ class Place(NamedTuple):
     """The older of its two inputs has twice the resolution."""
 
 
+class LayerPlace(NamedTuple):
+    """Where a layer of a chain sits."""
+
+    number: int
+    """Its number in the chain, from 0."""
+    inputs: int
+    """Channels that enter."""
+    outputs: int
+    """Channels that leave."""
+    stride: int
+
+
 MakeCell = Callable[[Any], nn.Module]
 """Makes what is searched at a place of the skeleton's kind."""
 Call = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
@@ -80,6 +92,8 @@ class Skeleton(ABC):
     NAS-Bench-201's published settings are for, and searches that train what they ask about."""
     leaves_edges_out: ClassVar[bool] = False
     """An architecture keeps two edges a node; otherwise every edge, which may be `none`."""
+    chain: ClassVar[bool] = False
+    """Layers one after another, each with an α of its own, and no cells."""
     leading: ClassVar[tuple[str, ...]] = ()
     """The cell types that schedules look at; none named means all."""
     search_settings: ClassVar[Mapping[str, Any]] = {}
@@ -129,9 +143,10 @@ class Skeleton(ABC):
 
 SKELETONS: dict[str, Skeleton] = {}
 """Every skeleton by name."""
+S = TypeVar("S", bound=Skeleton)
 
 
-def enter(skeleton: Skeleton) -> Skeleton:
+def enter(skeleton: S) -> S:
     """Put a skeleton into `SKELETONS`, in place of one of its name."""
     SKELETONS[skeleton.name] = skeleton
     return skeleton

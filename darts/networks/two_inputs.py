@@ -115,14 +115,17 @@ class DiscreteTwoInputCell(nn.Module):
             else ReLUConvNorm(older, c, 1, 1, True, True)
         )
         self.preprocess1 = ReLUConvNorm(old, c, 1, 1, True, True)
+        self.channels = c
         self.choices = tuple(choices)
         self.operations = nn.ModuleList(
-            OPERATIONS[choice.operation](
-                c, 2 if place.name == "reduce" and choice.source < 2 else 1, True, True
-            )
+            OPERATIONS[choice.operation](c, self.geometry(choice)[0], True, True)
             for choice in choices
         )
         self.drop_path = 0.0
+
+    def geometry(self, choice: Choice) -> tuple[int, int]:
+        """Stride of an operation, and the channels that leave it."""
+        return 2 if self.name == "reduce" and choice.source < 2 else 1, self.channels
 
     def forward(self, older: Tensor, old: Tensor) -> Tensor:  # noqa: D102
         nodes = {0: self.preprocess0(older), 1: self.preprocess1(old)}

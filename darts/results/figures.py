@@ -1,7 +1,7 @@
-"""Pictures of a search: trajectories, β over time, and the found cell as a graph.
+"""Pictures of a search: trajectories, and β over time.
 
-`save_run` makes the picture that each run folder gets. The `draw_*` functions fill given axes, so
-that the report and papers compose them; the file's suffix decides between PNG, SVG and PDF.
+The `draw_*` functions fill given axes, so that the report and papers compose them; a file's suffix
+decides between PNG, SVG and PDF.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
 from darts.benchmark.nb201 import PUBLISHED
@@ -23,8 +22,6 @@ from darts.results.run_folder import EpochRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from darts.networks.genotype import Choice, Genotype
 
 INK = "#24292f"
 MUTED = "#6e7781"
@@ -42,11 +39,14 @@ APPEARANCE: dict[str, tuple[str, str]] = {
     "dil_conv_3x3": ("dil 3×3", "#a869c0"),
     "dil_conv_5x5": ("dil 5×5", "#6d2f86"),
     "noise": ("noise", "#8c6d46"),
+    "mb_conv_3x3_e3": ("3×3 ×3", "#7fb8e6"),
+    "mb_conv_3x3_e6": ("3×3 ×6", "#2f7fc1"),
+    "mb_conv_5x5_e3": ("5×5 ×3", "#7cc49b"),
+    "mb_conv_5x5_e6": ("5×5 ×6", "#2b8a5a"),
+    "mb_conv_7x7_e3": ("7×7 ×3", "#c79ad6"),
+    "mb_conv_7x7_e6": ("7×7 ×6", "#7d3c98"),
 }
 """Label and colour of each operation, the same in every picture."""
-
-_BOWS = {1: 0.0, 2: 0.3, 3: 0.36}
-"""Bow of an arrow between nodes of a row, by how many places it spans."""
 
 Quantity = Literal[
     "temperature", "entropy", "loss", "accuracy", "discrete_accuracy", "nb201", "gradient"
@@ -61,39 +61,6 @@ _TITLES: dict[Quantity, str] = {
     "nb201": "NAS-Bench-201, CIFAR-10 test (%)",
     "gradient": "Norm of dL/dα",
 }
-
-
-def save_run(
-    path: str | os.PathLike[str],
-    records: Sequence[EpochRecord],
-    genotype: Genotype,
-    *,
-    title: str,
-) -> Path:
-    """Write the picture of one run: four trajectories above the cells it found.
-
-    The fourth is the looked-up accuracy where the log has it, else the loss.
-
-    Args:
-        path: `.png`, `.svg` or `.pdf`.
-        records: the run's log; at least one epoch.
-        genotype: what was found.
-        title: one line above the picture.
-
-    Returns:
-        The path.
-    """
-    figure = Figure(figsize=(14, 7.4), layout="constrained")
-    figure.suptitle(title, x=0.008, ha="left", fontsize=14, color=INK, fontweight="bold")
-    above, below = figure.subfigures(2, 1, hspace=0.04, squeeze=False)[:, 0]
-    fourth: Quantity = "nb201" if any("nb201" in record for record in records) else "loss"
-    quantities: tuple[Quantity, ...] = ("temperature", "entropy", "accuracy", fourth)
-    for axes, quantity in zip(above.subplots(1, 4), quantities, strict=True):
-        draw_trajectory(axes, {"": records}, quantity)
-    graphs = below.subplots(1, len(genotype.cells), squeeze=False)
-    for axes, (name, choices) in zip(graphs.flat, genotype.cells, strict=True):
-        draw_cell(axes, choices, title="Found cell" if name == "cell" else f"Found {name} cell")
-    return save(figure, path)
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
@@ -225,128 +192,6 @@ def draw_weights(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axes.tick_params(length=0, colors=MUTED)
     axes.spines[:].set_visible(False)
-
-
-def draw_cell(axes: Axes, choices: Sequence[Choice], *, title: str) -> None:
-    """Draw a discrete cell: nodes from left to right, one labelled arrow for each chosen operation.
-
-    Args:
-        axes: where to draw.
-        choices: (operation, source, target) of each edge.
-        title: above the graph.
-    """
-    inputs = min(choice.target for choice in choices)
-    last = max(choice.target for choice in choices)
-    places = _places(inputs, last)
-    axes.set_title(title, loc="left", fontsize=11, color=INK)
-    axes.axis("off")
-    axes.set_aspect("equal")
-    for choice in choices:
-        _draw_choice(axes, places, choice, inputs)
-    if inputs == 2:  # the cell's output is the concatenation of its inner nodes
-        first, final = places[inputs], places[last]
-        band = (first[0] - 0.32, -0.3), final[0] - first[0] + 0.64, 0.6
-        axes.add_patch(FancyBboxPatch(*band, boxstyle="round,pad=0.06", color="#eef2f5", zorder=0))
-        places[last + 1] = (final[0] + 1.25, 0.0)
-        _arrow(axes, (final[0] + 0.3, 0.0), places[last + 1], 0.0, MUTED, width=1.2)
-    for (node, (x, y)), name in zip(sorted(places.items()), _names(inputs, last), strict=True):
-        ends = node < inputs or node == len(places) - 1
-        axes.text(
-            x,
-            y,
-            name,
-            ha="center",
-            va="center",
-            fontsize=10,
-            color="white" if ends else INK,
-            zorder=5,
-            bbox={
-                "boxstyle": "round,pad=0.38",
-                "facecolor": INK if ends else "white",
-                "edgecolor": INK,
-                "linewidth": 0.8,
-            },
-        )
-    axes.set_xlim(-0.6, max(x for x, _ in places.values()) + 0.6)
-    axes.set_ylim((-0.9, 1.5) if inputs == 1 else (-1.95, 1.95))
-
-
-def _places(inputs: int, last: int) -> dict[int, tuple[float, float]]:
-    """Inner nodes on a line; of two inputs, one above it and one below."""
-    if inputs == 1:
-        return {node: (1.9 * node, 0.0) for node in range(last + 1)}
-    inner = {node: (1.5 * (node - 1), 0.0) for node in range(inputs, last + 1)}
-    return {0: (0.0, 1.4), 1: (0.0, -1.4), **inner}
-
-
-def _names(inputs: int, last: int) -> tuple[str, ...]:
-    if inputs == 1:
-        return ("input", *(str(node) for node in range(1, last)), "output")
-    return ("k−2", "k−1", *(str(node - inputs) for node in range(inputs, last + 1)), "concat")
-
-
-def _draw_choice(
-    axes: Axes, places: dict[int, tuple[float, float]], choice: Choice, inputs: int
-) -> None:
-    label, colour = APPEARANCE.get(choice.operation, (choice.operation, INK))
-    start, end = places[choice.source], places[choice.target]
-    span = choice.target - choice.source
-    if inputs == 2 and choice.source < inputs:
-        # The farther the target, the farther out the arrow from an input runs.
-        bow, share = 0.09 * (choice.target - inputs), 0.5 if choice.target == inputs else 0.62
-        bow = -bow if choice.source == 0 else bow
-    else:
-        bow, share = _BOWS[min(span, 3)] * (1 if choice.source % 2 else -1), 0.5
-    dashed = choice.operation == "none"
-    _arrow(axes, start, end, bow, colour, width=1.2 if dashed else 2.2, dashed=dashed)
-    # Matplotlib's arc3: a quadratic Bézier whose control point lies `bow` spans off the middle.
-    control = (
-        (start[0] + end[0]) / 2 + bow * (end[1] - start[1]),
-        (start[1] + end[1]) / 2 - bow * (end[0] - start[0]),
-    )
-    x, y = (
-        (1 - share) ** 2 * a + 2 * share * (1 - share) * c + share**2 * b
-        for a, c, b in zip(start, control, end, strict=True)
-    )
-    axes.text(
-        x,
-        y,
-        label,
-        ha="center",
-        va="center",
-        fontsize=9,
-        color=MUTED if dashed else colour,
-        fontweight="normal" if dashed else "bold",
-        zorder=4,
-        bbox={"boxstyle": "round,pad=0.18", "facecolor": "white", "edgecolor": "none"},
-    )
-
-
-def _arrow(
-    axes: Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    bow: float,
-    colour: str,
-    *,
-    width: float,
-    dashed: bool = False,
-) -> None:
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle="-|>",
-            connectionstyle=f"arc3,rad={bow}",
-            mutation_scale=13,
-            shrinkA=16,
-            shrinkB=18,
-            linewidth=width,
-            linestyle="--" if dashed else "-",
-            color=colour,
-            zorder=2,
-        )
-    )
 
 
 def _annotate_end(axes: Axes, epoch: int, value: float, colour: str) -> None:

@@ -19,7 +19,8 @@ from darts.benchmark.nb201 import DATASETS, PUBLISHED, TITLES
 from darts.data.targets import KINDS, MEASURES
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
-from darts.results.figures import APPEARANCE, Quantity, draw_cell, draw_trajectory, save
+from darts.results.figures import APPEARANCE, Quantity, draw_trajectory, save
+from darts.results.found import found
 from darts.results.page import PAGE, STYLE, png, svg, table
 from darts.results.run_folder import EpochRecord, RunFolder
 from darts.results.seeds import draw_seeds
@@ -314,10 +315,9 @@ def _details(run: Run) -> str:
 
 def _cells(run: Run) -> dict[str, Figure]:
     figures = {}
-    for name, choices in run.genotype.cells if run.genotype else ():
+    for name, draw in found(run.genotype).items() if run.genotype else ():
         figures[name] = Figure(figsize=(7.6, 3.6), layout="constrained")
-        title = "Found cell" if name == "cell" else f"Found {name} cell"
-        draw_cell(figures[name].add_subplot(), choices, title=title)
+        draw(figures[name].add_subplot())
     return figures
 
 
@@ -339,7 +339,11 @@ def _heat_maps(run: Run, cell: str) -> str:
             f'<img alt="β of edge {source} to {target} over the epochs" src="{png(values)}">'
             "</div></figure>"
         )
-    heading = "" if cell == "cell" else f"<h4>{html.escape(cell)} cell</h4>"
+    heading = (
+        ""
+        if cell == "cell"
+        else f"<h4>{html.escape(cell)} {'layers' if run.space.around.chain else 'cell'}</h4>"
+    )
     return f"{heading}<div class=betas>{''.join(maps)}</div>"
 
 

@@ -2,18 +2,32 @@
 
 from darts.errors import UserError
 from darts.plugins import imported
+from darts.spaces.mobilenet import MOBILENET, MOBILENET_32
 from darts.spaces.nasnet import DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4
 from darts.spaces.nb201 import NB201, NB201_WITHOUT_NONE
-from darts.spaces.table import Cell, Space
+from darts.spaces.table import Cell, Layers, Space
 
 SPACES = {
     space.name: space
-    for space in (NB201, NB201_WITHOUT_NONE, DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4)
+    for space in (
+        NB201,
+        NB201_WITHOUT_NONE,
+        DARTS,
+        DARTS_WITHOUT_NONE,
+        S1,
+        S2,
+        S3,
+        S4,
+        MOBILENET,
+        MOBILENET_32,
+    )
 }
 
 __all__ = [
     "DARTS",
     "DARTS_WITHOUT_NONE",
+    "MOBILENET",
+    "MOBILENET_32",
     "NB201",
     "NB201_WITHOUT_NONE",
     "S1",
@@ -22,6 +36,7 @@ __all__ = [
     "S4",
     "SPACES",
     "Cell",
+    "Layers",
     "Space",
     "enter",
     "get_space",

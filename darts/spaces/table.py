@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from darts.networks.genotype import KEPT_EDGES, Choice, Genotype
+from darts.networks.layers import LAYERS
 from darts.networks.operations import OPERATIONS
 from darts.networks.table import SKELETONS, Edge, Skeleton
 
@@ -21,6 +23,9 @@ class Cell:
     Row e of the cell's weights belongs to ``edges[e]`` and column k to ``candidates[e][k]``.
     Nodes ``0 .. inputs - 1`` are the cell's inputs.
     """
+
+    known: ClassVar[Mapping[str, Any]] = OPERATIONS
+    """What a candidate may be."""
 
     inputs: int
     edges: tuple[Edge, ...]
@@ -43,9 +48,9 @@ class Cell:
         if any(source >= target or target < self.inputs for source, target in self.edges):
             raise ValueError(f"edges: {self.edges} must lead from a node to a later, inner one")
         for operation in {name for row in self.candidates for name in row}:
-            if operation not in OPERATIONS:
+            if operation not in self.known:
                 raise ValueError(
-                    f"candidates: {operation!r} is not one of {', '.join(sorted(OPERATIONS))}"
+                    f"candidates: {operation!r} is not one of {', '.join(sorted(self.known))}"
                 )
 
     @property
@@ -69,6 +74,24 @@ class Cell:
     def stride(self, edge: int) -> int:
         """Stride of the operations on ``edge``."""
         return 2 if self.reduction and self.edges[edge][0] < self.inputs else 1
+
+    def operation(self, name: str, inputs: int, outputs: int, stride: int) -> nn.Module:
+        """A candidate of the stand-alone network, between maps of so many channels."""
+        return OPERATIONS[name](inputs, stride, True, True)
+
+
+@dataclass(frozen=True)
+class Layers(Cell):
+    """Layers of a chain that have equally many candidates, as a table like a cell's.
+
+    ``edges[e]`` is (i, i + 1) for layer i of the chain; see `darts.networks.chain.Chain.groups`.
+    """
+
+    known: ClassVar[Mapping[str, Any]] = LAYERS
+
+    def operation(self, name: str, inputs: int, outputs: int, stride: int) -> nn.Module:
+        """A candidate of the stand-alone network, between maps of so many channels."""
+        return LAYERS[name](inputs, outputs, stride, True, True)
 
 
 @dataclass(frozen=True)

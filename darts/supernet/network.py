@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts.networks.table import NetworkSizes, Place
+from darts.networks.table import LayerPlace, NetworkSizes, Place
 from darts.spaces import Space, get_space
 from darts.supernet.cell import SearchCell
+from darts.supernet.layer import SearchLayer
 from darts.supernet.plan import Live
 
 
@@ -55,7 +56,11 @@ class Supernet(nn.Module):
         self.register_buffer("auxiliary_weight", torch.ones(()) if auxiliary_skip else None)
         executed = _with_auxiliary_skip(space) if auxiliary_skip else space
 
-        def make_cell(place: Place) -> SearchCell:
+        def make_cell(place: Place | LayerPlace) -> SearchCell | SearchLayer:
+            if isinstance(place, LayerPlace):
+                edge = place.number, place.number + 1
+                name = next(n for n, table in executed.cells.items() if edge in table.edges)
+                return SearchLayer(name, executed.cells[name], place, track)
             return SearchCell(executed.cells[place.name], place, track, partial)
 
         self.skeleton = space.around.body(sizes, make_cell)
@@ -91,9 +96,10 @@ class Supernet(nn.Module):
         logits: Tensor = self.skeleton(images, call)
         return logits
 
-    def search_cells(self) -> dict[str, SearchCell]:
-        """The search cells by module name."""
-        return {n: m for n, m in self.named_modules() if isinstance(m, SearchCell)}
+    def search_cells(self) -> dict[str, SearchCell | SearchLayer]:
+        """The search cells, or layers, by module name."""
+        kinds = SearchCell, SearchLayer
+        return {n: m for n, m in self.named_modules() if isinstance(m, kinds)}
 
     @property
     def drop_path(self) -> float:
@@ -155,4 +161,7 @@ def build_supernet(
     space.around.check_sizes(sizes)
     if partial < 1:
         raise ValueError(f"partial={partial} must be at least 1")
+    if space.around.chain and (partial > 1 or auxiliary_skip):
+        asked = f"partial={partial}" if partial > 1 else "auxiliary_skip=True"
+        raise ValueError(f"{asked} needs a space of cells, and {space.name} is a chain of layers")
     return Supernet(space, sizes, track_statistics, partial, auxiliary_skip)

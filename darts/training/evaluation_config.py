@@ -25,7 +25,7 @@ from darts.config import (
 from darts.errors import UserError
 from darts.keywords import EvaluationKeywords
 from darts.networks.genotype import Genotype
-from darts.networks.table import SKELETONS
+from darts.networks.table import SKELETONS, NetworkSizes, Skeleton
 from darts.results.run_folder import RunFolder
 from darts.spaces import Space, get_space
 
@@ -142,6 +142,7 @@ def configure_evaluation(**overrides: Unpack[EvaluationKeywords]) -> EvaluationC
         layers = nested(skeleton.short_settings)
     # Its text in place of a path: a run folder must mean the same wherever it is moved to.
     config = build(EvaluationConfig, merge(layers, overrides, {"genotype": str(genotype)}))
+    _check_sizes(skeleton, config.network.channels, config.network.cells, "network.")
     for path, is_asked, has in (
         ("network.auxiliary", config.network.auxiliary > 0, skeleton.auxiliary_head),
         ("data.source=imagenet", config.data.source == "imagenet", skeleton.large_images),
@@ -153,6 +154,13 @@ def configure_evaluation(**overrides: Unpack[EvaluationKeywords]) -> EvaluationC
     return config
 
 
+def _check_sizes(skeleton: Skeleton, channels: int, cells: int, where: str = "") -> None:
+    try:
+        skeleton.check_sizes(NetworkSizes(channels, cells, 1))
+    except ValueError as error:
+        raise ConfigError(f"{where}{error}") from error
+
+
 def bounded_sizes(
     space: Space, budget: BudgetConfig, classes: int, shape: tuple[int, int, int]
 ) -> Sizes:
@@ -160,7 +168,9 @@ def bounded_sizes(
     asked for."""
     some = space.derive({name: torch.ones(cell.shape) for name, cell in space.cells.items()})
     usual = configure_evaluation(genotype=str(some)).network
-    return Sizes(budget.channels or usual.channels, budget.cells or usual.cells, classes, shape)
+    channels, cells = budget.channels or usual.channels, budget.cells or usual.cells
+    _check_sizes(space.around, channels, cells)
+    return Sizes(channels, cells, classes, shape)
 
 
 def parse(text: str) -> Genotype:

@@ -29,7 +29,7 @@ from darts.errors import UserError
 from darts.methods import Step, Weights, get_method
 from darts.networks.genotype import Genotype
 from darts.plugins import attribute
-from darts.results.figures import save_run
+from darts.results.found import save_run
 from darts.results.run_folder import EpochRecord, RunFolder
 from darts.spaces import get_space
 from darts.supernet import build_supernet

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
-from darts.results.figures import draw_cell
+from darts.results.found import found
 from darts.training.search import Callback, Result, Search
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ class TensorBoard(Callback):
 
     def _cells(self, genotype: str, step: int) -> None:
         assert self.writer
-        for name, choices in Genotype.parse(genotype).cells:
+        for name, draw in found(Genotype.parse(genotype)).items():
             figure = Figure(figsize=(7.6, 3.6), layout="constrained")
-            draw_cell(figure.add_subplot(), choices, title=name)
+            draw(figure.add_subplot())
             self.writer.add_image(f"cell/{name}", _pixels(figure), step, dataformats="HWC")  # type: ignore[no-untyped-call]
 
 

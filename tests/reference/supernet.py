@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from darts.networks.layers import LAYERS
 from darts.networks.operations import (
     OPERATIONS,
     DepthwiseConv2d,
     FactorizedReduce,
     ReLUConvNorm,
 )
-from darts.networks.table import NetworkSizes, Place
+from darts.networks.table import LayerPlace, NetworkSizes, Place
 from darts.spaces import Cell, Space
 
 
@@ -80,6 +81,26 @@ class ReferenceCell(nn.Module):
         return operations
 
 
+class ReferenceLayer(nn.Module):
+    def __init__(self, space: Space, place: LayerPlace, track: bool) -> None:
+        super().__init__()
+        edge = place.number, place.number + 1
+        ((self.name, self.row),) = (
+            (name, table.edges.index(edge))
+            for name, table in space.cells.items()
+            if edge in table.edges
+        )
+        self.candidates = nn.ModuleList(
+            LAYERS[name](place.inputs, place.outputs, place.stride, False, track)
+            for name in space.cells[self.name].candidates[self.row]
+        )
+
+    def forward(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        beta = weights[self.name][self.row]
+        parts = [w * layer(inputs[0]) for w, layer in zip(beta, self.candidates, strict=True)]
+        return sum(parts[1:], parts[0])
+
+
 class ReferenceSupernet(nn.Module):
     """Called as ``net(images, weights)``."""
 
@@ -88,7 +109,9 @@ class ReferenceSupernet(nn.Module):
     ) -> None:
         super().__init__()
 
-        def make_cell(place: Place) -> ReferenceCell:
+        def make_cell(place: Place | LayerPlace) -> nn.Module:
+            if isinstance(place, LayerPlace):
+                return ReferenceLayer(space, place, track)
             return ReferenceCell(space.cells[place.name], place, track)
 
         self.skeleton = space.around.body(NetworkSizes(channels, cells, classes), make_cell)

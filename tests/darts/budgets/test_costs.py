@@ -40,7 +40,7 @@ def own() -> Iterator[Space]:
 
 
 def check(space: Space, shape: tuple[int, int, int], classes: int) -> None:
-    cells = 2 if space.stacked else 5
+    cells = 1 if space.around.chain else 2 if space.stacked else 5
     sizes = Sizes(8, cells, classes, shape)
     costs = {kind: count(space, sizes, kind) for kind in ("params", "macs")}
     source = torch.Generator().manual_seed(0)

@@ -58,7 +58,7 @@ def test_every_space_builds_its_network(name: str) -> None:
     space = SPACES[name]
     torch.manual_seed(0)
     weights = {n: torch.rand(c.shape) for n, c in space.cells.items()}
-    cells = 1 if space.skeleton == "nb201" else 4
+    cells = 4 if space.leaves_edges_out else 1
     net = build_network(space.derive(weights), channels=4, cells=cells, classes=7)
     logits = net(torch.randn(3, 3, 16, 16))
     assert logits.shape == (3, 7)

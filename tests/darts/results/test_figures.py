@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -13,14 +14,8 @@ from matplotlib.patches import FancyArrowPatch
 from darts.benchmark.nb201 import RESNET
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
-from darts.results.figures import (
-    APPEARANCE,
-    draw_cell,
-    draw_trajectory,
-    draw_weights,
-    save,
-    save_run,
-)
+from darts.results.figures import APPEARANCE, draw_trajectory, draw_weights, save
+from darts.results.found import draw_cell, found, save_run
 from darts.results.run_folder import EpochRecord
 from darts.spaces import SPACES
 
@@ -148,6 +143,18 @@ def test_cell_shows_each_choice_once(genotype: Genotype) -> None:
         assert sorted(text for text in texts(drawn) if text in labels) == labels
         dashed = [arrow for arrow in arrows if arrow.get_linestyle() not in ("-", "solid")]
         assert len(dashed) == sum(choice.operation == "none" for choice in choices)
+
+
+def test_a_chain_shows_each_layer_once_in_order() -> None:
+    space = SPACES["mobilenet"]
+    weights = {name: torch.rand(cell.shape) for name, cell in space.cells.items()}
+    genotype = space.derive(weights)
+    drawn = axes()
+    (draw,) = found(genotype).values()
+    draw(drawn)
+    shown = [text.get_text() for text in drawn.texts]
+    names = str(genotype).removeprefix("mobilenet(").removesuffix(")").split(", ")
+    assert shown == [APPEARANCE[name][0] for name in names]
 
 
 def test_labels_of_a_cell_do_not_overlap() -> None:

@@ -12,20 +12,25 @@ from torch import Tensor
 
 from darts import Search, configure
 from darts.data import Batch, ImageSet, load
-from darts.spaces import NB201, SPACES, Space
+from darts.spaces import NB201, Space
+from darts.spaces import SPACES as ALL_SPACES
 from darts.supernet import Supernet, branches, build_supernet, live_operations
+from darts.supernet.cell import SearchCell
 from darts.supernet.step import Outcome, frozen, weight_step
 from darts.training.held_out import BatchLoss
+from tests.darts.chain_helpers import TINY
 from tests.darts.methods.method_helpers import arch_gradients
 from tests.reference.supernet import ReferenceSupernet
 
 Pair = tuple[ReferenceSupernet, Supernet]
+SPACES = {n: s for n, s in ALL_SPACES.items() if not s.around.chain} | {TINY.name: TINY}
 SPACE_NAMES = sorted(SPACES)
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setitem(ALL_SPACES, TINY.name, TINY)
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_pair(
     space: Space, dtype: torch.dtype = torch.float64, track: bool = True, channels: int = 4
 ) -> Pair:
-    cells = 1 if space.skeleton == "nb201" else 3
+    cells = 3 if space.leaves_edges_out else 1
     reference = ReferenceSupernet(space, channels, cells, 10, track).to(dtype)
     net = build_supernet(
         space, channels=channels, cells=cells, classes=10, track_statistics=track
@@ -321,7 +326,7 @@ def make_search(space: Space, method: str, images: ImageSet) -> Search:
     config = configure(
         method=method,
         space=space.name,
-        supernet={"channels": 4, "cells": 1 if space.skeleton == "nb201" else 3},
+        supernet={"channels": 4, "cells": 3 if space.leaves_edges_out else 1},
         weights={"clip": 0.5},
         arch={"initial_scale": 0.01},
         options={"schedule": "paper"} if method == "edd" else {},
@@ -340,10 +345,10 @@ def plain_loop(
 ) -> list[list[float]]:
     """The published loops as they are written, on one module per operation: [ω's, α's loss] a step.
 
-    On NAS-Bench-201 ω moves first, on the DARTS spaces α. EDD's sn-softmax is the composition of
-    its definition, and its recipe has no weight decay on α.
+    On NAS-Bench-201, and here on a chain, ω moves first, on the DARTS spaces α. EDD's sn-softmax is
+    the composition of its definition, and its recipe has no weight decay on α.
     """
-    nb201 = "cell" in alphas
+    nb201 = "normal" not in alphas
     sgd = torch.optim.SGD(
         net.parameters(),
         lr=0.025,
@@ -494,7 +499,7 @@ def test_gradients_do_not_depend_on_earlier_passes_over_the_graph() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["nb201", "s1"])
+@pytest.mark.parametrize("name", ["nb201", "s1", "tiny-chain"])
 def test_second_derivatives(name: str) -> None:
     """Mixed and pure second derivatives along a direction equal the reference's."""
     space = SPACES[name]
@@ -549,6 +554,7 @@ def test_partial_channels_pass_the_rest_by(name: str) -> None:
     cells = 1 if name == "nb201" else 3
     net = build_supernet(space, channels=8, cells=cells, classes=10, partial=4)
     cell = next(iter(net.search_cells().values()))
+    assert isinstance(cell, SearchCell)
     x = torch.randn(2, 8, 6, 6)
     weights = torch.zeros(cell.cell.shape)
     weights[0, cell.cell.candidates[0].index("none")] = 0.5
