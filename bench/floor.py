@@ -25,7 +25,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from bench.step import CLASSES, Counter
+from bench.rivals import CLASSES
+from bench.step import Counter
 from bench.timing import write_json
 from darts.spaces import DARTS, Space
 from darts.supernet import build_supernet

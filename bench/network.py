@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from bench.step import CLASSES, PRECISIONS
+from bench.rivals import CLASSES
+from bench.step import PRECISIONS
 from bench.timing import (
     alternate,
     device_and_target,

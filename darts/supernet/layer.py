@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from darts.supernet.mixture import SharedMap, Summand, mix
 from darts.supernet.normalized_depthwise import normalized_depthwise
 from darts.supernet.plan import Live
 from snsoftmax.depthwise import depthwise
-
-KERNELS = (3, 5)
-"""Sides that the package's own depthwise convolution has."""
 
 
 class SearchLayer(nn.Module):
@@ -95,19 +92,21 @@ class SearchLayer(nn.Module):
     def _normalized(self, layer: InvertedResidual, x: Tensor) -> Summand:
         """The layer up to its last normalisation, which the mixture makes."""
         y = pointwise(x, layer.expand.weight, 1)
-        weight, stride = layer.depthwise.weight, self.place.stride
-        if stride == 1 and weight.shape[-1] in KERNELS:
-            first = layer.expand_norm
+        weight, first = layer.depthwise.weight, layer.expand_norm
+        if self.place.stride == 1:
             training = self.training or first.running_mean is None
             z = normalized_depthwise(y, weight, _running(first), training, MOMENTUM, EPS)
         else:
-            y = layer.expand_norm(y).relu()
-            own = weight.shape[-1] in KERNELS
-            z = depthwise(y, weight, stride, 1) if own else layer.depthwise(y)
+            (z,) = depthwise(first(y).relu(), [weight], self.place.stride, 1)
         y = pointwise(layer.depthwise_norm(z).relu(), layer.project.weight, 1)
         last = layer.project_norm
         mean, var = last.running_mean, last.running_var
         return Summand(SharedMap.of(y), True, 0, self.place.outputs, mean, var)
+
+    def learnt(self) -> Iterator[tuple[str, int, list[nn.Parameter]]]:
+        """See `Source.learnt`, of one edge."""
+        for module in self.candidates:
+            yield type(module).__name__, 1, list(module.parameters())
 
     def views(self, of: Callable[[Tensor], Tensor]) -> Views:
         """Nothing: the layer is a conventional one, with the names of one."""
