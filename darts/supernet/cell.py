@@ -31,6 +31,10 @@ EDGELESS = (*POOLS, "none", "noise", "skip_connect")
 """Operations without parameters, which are the same for every edge."""
 
 
+Shared = dict[tuple[int, tuple[tuple[int, ...], ...]], tuple[Tensor, Tensor]]
+"""Within one pass: β, by its identity, and places in it → β itself, and what is gathered there."""
+
+
 class Source(nn.Module):
     """Everything that is computed from one node: one ReLU, one branch for each operation.
 
@@ -196,9 +200,16 @@ class SearchCell(nn.Module):
         inputs: Sequence[Tensor],
         weights: Mapping[str, Tensor],
         live: Mapping[str, Live] | None,
+        shared: Shared | None = None,
     ) -> Tensor:
-        """The map that leaves, of the ``inputs`` that enter; the rest as `Supernet` has it."""
+        """The map that leaves, of the ``inputs`` that enter; the rest as `Supernet` has it.
+
+        ``shared``: one for all cells of a pass. Those of a type then gather a node's β once, and
+        its gradient is put back once: the same sums in the same order. Cells with partial channels
+        read β by another way too, between whose sums theirs would come, and gather for themselves.
+        """
         beta = weights[self.name]
+        shared = {} if shared is None or self.partial > 1 else shared
         plan = make_plan(self.cell, live[self.name] if live else None)
         if self.preprocess:
             inputs = [layer(x) for layer, x in zip(self.preprocess, inputs, strict=True)]
@@ -207,7 +218,7 @@ class SearchCell(nn.Module):
         for node, x in enumerate(inputs):
             nodes[node] = self._leave(node, x, plan, summands)
         for node in self.cell.nodes:
-            x = self._arrive(node, nodes, plan.nodes[node], summands, beta)
+            x = self._arrive(node, nodes, plan.nodes[node], summands, beta, shared)
             nodes[node] = self._leave(node, x, plan, summands)
         if self.cell.concatenate:
             return torch.cat([nodes[n] for n in self.cell.nodes], dim=1)
@@ -230,6 +241,7 @@ class SearchCell(nn.Module):
         terms: Sequence[Term],
         summands: Mapping[Term, Summand],
         beta: Tensor,
+        shared: Shared,
     ) -> Tensor:
         """The map of ``node``."""
         edge = self.cell.incoming(node)[0]
@@ -239,7 +251,7 @@ class SearchCell(nn.Module):
         groups: Sequence[Sequence[Term]] = [terms] if terms else []
         if self.drop_path > 0.0 and self.training:
             groups = [[t for t in terms if t.edge == e] for e in {t.edge: None for t in terms}]
-        parts = [self._mix({t: read[t] for t in group}, beta) for group in groups]
+        parts = [self._mix({t: read[t] for t in group}, beta, shared) for group in groups]
         if self.drop_path > 0.0 and self.training:
             parts = [drop_path(part, self.drop_path) for part in parts]
         if parts:
@@ -248,22 +260,26 @@ class SearchCell(nn.Module):
             out = torch.zeros_like(like) + 0 * beta[list(self.cell.incoming(node))].sum()
         return out if self.partial == 1 else self._bypass(node, nodes, out, beta)
 
-    def _mix(self, read: Mapping[Term, Summand], beta: Tensor) -> Tensor:
+    def _mix(self, read: Mapping[Term, Summand], beta: Tensor, shared: Shared) -> Tensor:
         entries: dict[int, tuple[Summand, list[int]]] = {}
         for term, summand in sorted(read.items(), key=lambda pair: not pair[1].normalized):
             _, index = entries.setdefault(id(summand), (summand, []))
             index.append(term.edge * beta.shape[1] + term.column)
-        flat = beta.reshape(-1)
-        indices = [index for _, index in entries.values()]
-        most = max(map(len, indices))
+        places = tuple(tuple(index) for _, index in entries.values())
+        key = id(beta), places
+        if key not in shared:
+            shared[key] = beta, self._gather(beta.reshape(-1), places)
+        return mix([summand for summand, _ in entries.values()], shared[key][1], self.training)
+
+    def _gather(self, flat: Tensor, places: tuple[tuple[int, ...], ...]) -> Tensor:
+        """For each of ``places`` the sum of ``flat`` over it."""
+        most = max(map(len, places))
         if most > 1:  # a map that counts twice: DARTS-'s auxiliary skip beside the candidate
-            indices = [index + [len(flat)] * (most - len(index)) for index in indices]
+            places = tuple(index + (len(flat),) * (most - len(index)) for index in places)
             flat = torch.cat((flat, flat.new_zeros(1)))
         # Not flat[...], whose backward sorts the indices on a GPU.
-        weights = flat.gather(0, self._positions(tuple(i for row in indices for i in row), flat))
-        if most > 1:
-            weights = weights.view(-1, most).sum(1)
-        return mix([summand for summand, _ in entries.values()], weights, self.training)
+        gathered = flat.gather(0, self._positions(tuple(i for row in places for i in row), flat))
+        return gathered.view(-1, most).sum(1) if most > 1 else gathered
 
     def _positions(self, values: tuple[int, ...], like: Tensor) -> Tensor:
         """``values`` where ``like`` is, kept by the cell: a recorded graph reads them there."""

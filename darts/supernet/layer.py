@@ -51,8 +51,12 @@ class SearchLayer(nn.Module):
         inputs: Sequence[Tensor],
         weights: Mapping[str, Tensor],
         live: Mapping[str, Live] | None,
+        shared: object,
     ) -> Tensor:
-        """The map that leaves, of the one that enters; the rest as `Supernet` has it."""
+        """The map that leaves, of the one that enters; the rest as `Supernet` has it.
+
+        Nothing is ``shared``: no other layer reads this one's row of β.
+        """
         (x,) = inputs
         beta = weights[self.name][self.row]
         computed = live[self.name][self.row] if live else (True,) * len(beta)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from darts.networks.table import LayerPlace, NetworkSizes, Place
 from darts.spaces import Space, get_space
-from darts.supernet.cell import SearchCell
+from darts.supernet.cell import SearchCell, Shared
 from darts.supernet.layer import SearchLayer
 from darts.supernet.plan import Live
 
@@ -89,8 +89,10 @@ class Supernet(nn.Module):
             live = live and {n: tuple((*row, True) for row in rows) for n, rows in live.items()}
         images = images.contiguous(memory_format=torch.channels_last)
 
+        shared: Shared = {}
+
         def call(cell: nn.Module, maps: tuple[Tensor, ...]) -> Tensor:
-            out: Tensor = cell(maps, weights, live)
+            out: Tensor = cell(maps, weights, live, shared)
             return out
 
         logits: Tensor = self.skeleton(images, call)

@@ -87,8 +87,8 @@ def displaced(net: Supernet, cell: str, by: Sequence[Tensor]) -> Iterator[None]:
 
     def add(tensor: Tensor) -> Callable[..., Any]:
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            maps, weights, live = arguments
-            return maps, {**weights, cell: weights[cell] + tensor}, live
+            maps, weights, *rest = arguments
+            return maps, {**weights, cell: weights[cell] + tensor}, *rest
 
         return hook
 
