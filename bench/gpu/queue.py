@@ -15,7 +15,7 @@ from typing import Any
 
 from darts.files import write_text
 
-MARGIN = 20.0
+MARGIN = 45.0
 """Seconds that a task which is told its time has less than is left: to start, and to save."""
 STOPPED = 124
 """The code of a command that was still running when its time was over."""

@@ -29,16 +29,22 @@ def folder(pytester: pytest.Pytester) -> Path:
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, folder: Path) -> Run:
+def codes() -> list[int]:
+    """How pytest ended, each time."""
+    return []
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, folder: Path, codes: list[int]) -> Run:
     """Runs the tests on a state: gives what ran, in its order, and the record."""
 
     def run(state: str, *options: str, apart: bool = False) -> tuple[list[str], dict[str, Any]]:
         command = ["-v", "-p", "bench.gpu.passed", "-p", "no:xdist", "-p", "no:cacheprovider"]
         command += ["--record", "record.json", "--state", state, *options]
-        if apart:
-            lines = pytester.runpytest_subprocess(*command).outlines
-        else:
-            lines = pytester.runpytest_inprocess(*command).outlines
+        runner = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
+        result = runner(*command)
+        codes.append(result.ret)
+        lines = result.outlines
         ran = [
             line.split("::")[1].split()[0] for line in lines if line.startswith("test_some.py::")
         ]
@@ -47,7 +53,9 @@ def run(pytester: pytest.Pytester, folder: Path) -> Run:
     return run
 
 
-def test_only_what_has_not_passed_runs_again_failures_last(folder: Path, run: Run) -> None:
+def test_only_what_has_not_passed_runs_again_failures_last(
+    folder: Path, run: Run, codes: list[int]
+) -> None:
     (folder / "broken").touch()
     ran, record = run("one", apart=True)
     assert ran == ["test_good", "test_bad", "test_left_out", "test_ends_the_process"]
@@ -60,6 +68,7 @@ def test_only_what_has_not_passed_runs_again_failures_last(folder: Path, run: Ru
     ran, record = run("one")
     assert (ran, record["left"]) == (["test_bad"], 0)
     assert run("one")[0] == []
+    assert codes == [1, 1, 0, 0]
     assert len(run("two")[0]) == 5
 
 
