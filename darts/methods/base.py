@@ -146,7 +146,7 @@ class Method:
         self.logits = self.initial_logits()
         self.optimizer = self.make_optimizer()
         edges = sum(len(a) for a in self.logits.values())
-        self._norms = torch.zeros(edges + 1, device=self.device)
+        self.norm_sums = torch.zeros(edges + 1, device=self.device)
         """Each edge's sum of gradient norms, and their number; on the device, see `capturable`."""
 
     @property
@@ -255,7 +255,7 @@ class Method:
         if self.pull:
             gradients = self.pull(self.probabilities(), self.parameters(), gradients)
         norms = [g.norm(dim=-1) for g in gradients[: len(self.logits)]]
-        self._norms += torch.cat([*norms, norms[0].new_ones(1)])
+        self.norm_sums += torch.cat([*norms, norms[0].new_ones(1)])
         if self.config.arch.clip:
             norm = torch.nn.utils.get_total_norm(gradients)
             factor = (self.config.arch.clip / (norm + 1e-6)).clamp(max=1.0)
@@ -320,14 +320,18 @@ class Method:
         """H(β) of every edge in nats, [edges] per cell type (the sum's terms in Eq. 13)."""
         return {cell: entropy(p) for cell, p in self.probabilities().items()}
 
-    def gradient_norms(self) -> dict[str, list[float]]:
-        """Mean L2 norm of the objective's α-gradient for each edge since the last call."""
-        *sums, count = self._norms.tolist()
+    def gradient_norms(self, norm_sums: Tensor) -> dict[str, list[float]]:
+        """Mean L2 norm of the objective's α-gradient for each edge since the last call.
+
+        Args:
+            norm_sums: the attribute of that name, on the CPU.
+        """
+        count = float(norm_sums[-1])
         if not count:
             return {}
-        self._norms.zero_()
+        self.norm_sums.zero_()
         sizes = [len(a) for a in self.logits.values()]
-        mean = torch.split(torch.tensor(sums) / count, sizes)
+        mean = torch.split(norm_sums[:-1] / count, sizes)
         return {cell: norms.tolist() for cell, norms in zip(self.logits, mean, strict=True)}
 
     def set_temperature(self, value: float) -> None:
@@ -343,7 +347,7 @@ class Method:
             ],
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
-            "gradient_norms": self._norms.clone(),
+            "gradient_norms": self.norm_sums.clone(),
             "kept": {name: _plain(getattr(self, name)) for name in self._kept()},
         }
 
@@ -356,7 +360,7 @@ class Method:
             parameter.grad = saved.to(self.device)
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
-        self._norms.copy_(state["gradient_norms"])
+        self.norm_sums.copy_(state["gradient_norms"])
         for name, value in state["kept"].items():
             current = getattr(self, name)
             if isinstance(current, Tensor):

@@ -31,4 +31,4 @@ def _spent(cell: Cell) -> float:
     """Seconds of a cell's epochs that are over."""
     folders = [cell.folder, *map(cell.evaluation, cell.evaluations)]
     begun = [RunFolder(folder) for folder in folders if (folder / "log.jsonl").is_file()]
-    return sum(record["seconds"] for folder in begun for record in folder.records())
+    return sum(float(record["seconds"]) for folder in begun for record in folder.records())

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def run_study(
 
     on_gpu = sum(cell.config["device"].startswith("cuda") for cell in left)
     shares = run is None and min(workers, on_gpu) > 1
-    with shared_gpu(report) if shares else nullcontext({}) as environment:
+    alone: AbstractContextManager[dict[str, str]] = nullcontext({})
+    with shared_gpu(report) if shares else alone as environment:
         bring = run or functools.partial(
             run_cell, threads=threads, end=end, environment=environment
         )

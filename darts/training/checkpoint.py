@@ -16,6 +16,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -25,8 +26,10 @@ import numpy as np
 import torch
 
 from darts.devices import parallel
+from darts.devices.reading import snapshot
 from darts.errors import UserError, on_one_line
 from darts.files import atomic_write, writing
+from darts.training.background import Background
 
 _FORMAT = b"darts checkpoint 2\n"
 _KEEP = 2
@@ -220,6 +223,8 @@ class Stopped(Exception):
 class Keeper:
     """Saves a run every so many minutes, and at a signal, between two steps.
 
+    Files are written in the background, from a copy of the state; `with` ends when they are.
+
     Inside `with keeper:`, SIGTERM and SIGINT ask for a stop instead of ending the process; a second
     SIGINT ends it. In a data-parallel run all processes stop after the same step, whichever of them
     was asked.
@@ -241,6 +246,7 @@ class Keeper:
         self._collect = collect
         self._seconds = 60 * minutes
         self._last = time.monotonic()
+        self._background = Background()
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -253,11 +259,16 @@ class Keeper:
                 break
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Give the signals back."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+    def __exit__(self, kind: object, *error: object) -> None:
+        """Finish writing, and give the signals back."""
+        try:
+            # A second failure would hide the first.
+            with nullcontext() if kind is None else suppress(Exception):
+                self.wait()
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers.clear()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
@@ -269,17 +280,36 @@ class Keeper:
 
         Raises:
             Stopped: after saving, if a signal came.
+            UserError: what was being written could not be.
         """
         due = time.monotonic() - self._last >= self._seconds
         asked, saves = parallel.greatest([self._signal or 0, due])
+        if asked or saves:
+            self.save()
         if asked:
-            self.save()
+            self.wait()
             raise Stopped(f"stopped by {signal.Signals(asked).name}")
-        if saves:
-            self.save()
 
-    def save(self) -> None:
-        """Save now."""
+    def save(self, before: Callable[[], object] = lambda: None) -> None:
+        """Save as of now, after calling ``before``; both in the background.
+
+        Raises:
+            UserError: what was being written could not be.
+        """
         if self._checkpoints:
-            self._checkpoints.save(self._collect())
+            state, write = snapshot(self._collect()), self._checkpoints.save
+
+            def job() -> None:
+                before()
+                write(state)
+
+            self._background.start(job)
         self._last = time.monotonic()
+
+    def wait(self) -> None:
+        """Until all is written.
+
+        Raises:
+            UserError: it cannot be.
+        """
+        self._background.wait()

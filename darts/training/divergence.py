@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from darts.devices.reading import read
 from darts.errors import UserError
 
 
@@ -20,28 +21,33 @@ def check_finite(
     *,
     epoch: int,
     advice: str,
-) -> None:
-    """Stop a training that has diverged.
+) -> Tensor:
+    """Stop a training that has diverged. Reads the device once.
 
     Args:
-        losses: training loss of each step of the running epoch, [steps].
+        losses: what each step of the running epoch gave, [steps, quantities]; the first quantity
+            is the training loss.
         tensors: name and tensor of whatever the training moves, in the order to look through.
         epoch: the running epoch, from 0.
         advice: what to do about it.
+
+    Returns:
+        `losses` on the CPU.
 
     Raises:
         Diverged: a loss or a tensor is NaN or infinite; names epoch, step and tensor.
     """
     named = list(tensors)
-    finite = torch.stack([tensor.isfinite().all() for _, tensor in named]).tolist()
-    wrong = (~losses.isfinite()).nonzero().flatten().tolist()
-    if all(finite) and not wrong:
-        return
+    flags = torch.stack([tensor.isfinite().all() for _, tensor in named])
+    losses, flags = read([losses, flags])
+    wrong = (~losses[:, 0].isfinite()).nonzero().flatten().tolist()
+    if flags.all() and not wrong:
+        return losses
     step = wrong[0] + 1 if wrong else len(losses)
     clauses = [f"training diverged at step {step} of epoch {epoch + 1}"]
     if wrong:
-        clauses.append(f"the training loss is {float(losses[wrong[0]])}")
-    if not all(finite):
-        clauses.append(f"{named[finite.index(False)][0]} is not finite")
+        clauses.append(f"the training loss is {float(losses[wrong[0], 0])}")
+    if not flags.all():
+        clauses.append(f"{named[flags.tolist().index(False)][0]} is not finite")
     clauses.append(advice)
     raise Diverged("; ".join(clauses) + ".")

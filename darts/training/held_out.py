@@ -87,7 +87,7 @@ class HeldOut:
         large = running_statistics and torch.device(self.device).type == "cuda"
         return max(self.size, LARGE) if large else self.size
 
-    def _measure(self, net: Supernet, weights: Weights) -> Callable[..., list[Tensor]]:
+    def _of_batch(self, net: Supernet, weights: Weights) -> Callable[..., list[Tensor]]:
         """Images, labels and β of every cell → [loss x images, `score`, images]."""
         cells = list(weights)
         recorded = captures(torch.device(self.device))
@@ -108,7 +108,6 @@ class HeldOut:
             self._recorded = net, {}
         return self._recorded[1].setdefault(net.training, CapturedStep(measure))
 
-    @torch.no_grad()
     def evaluate(
         self,
         net: Supernet,
@@ -116,7 +115,19 @@ class HeldOut:
         images: int | None = None,
         running_statistics: bool = False,
     ) -> tuple[float, float]:
-        """See `darts.methods.base.Trainer.evaluate`.
+        """See `darts.methods.base.Trainer.evaluate`."""
+        loss, share = self.measured(net, weights, images, running_statistics).tolist()
+        return loss, 100 * share
+
+    @torch.no_grad()
+    def measured(
+        self,
+        net: Supernet,
+        weights: Weights,
+        images: int | None = None,
+        running_statistics: bool = False,
+    ) -> Tensor:
+        """The same as [mean loss, share of right answers] on the device, which is not waited for.
 
         Each process takes whole batches, which is why batch statistics need not be shared. Nothing
         is drawn from the global random generators; operations that draw do so by the batch.
@@ -126,7 +137,7 @@ class HeldOut:
         drop_path, net.drop_path = net.drop_path, 0.0
         training = net.training
         net.train(not running_statistics)
-        measure = self._measure(net, weights)
+        measure = self._of_batch(net, weights)
         sums = torch.zeros(3, device=self.device)
         size = self._batch_size(running_statistics)
         batches = self.images.batches(size, rank=rank, world=world)
@@ -142,5 +153,4 @@ class HeldOut:
         net.drop_path = drop_path
         net.train(training)
         loss, correct, seen = parallel.total(sums)
-        mean, share = torch.stack([loss, correct]).div(seen).tolist()
-        return mean, 100 * share
+        return torch.stack([loss, correct]).div(seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping
@@ -121,7 +122,10 @@ class Loop:
         return int(json.loads(path.read_text(encoding="utf-8"))["threads"])
 
     def run(self, told: Callable[[dict[str, Any]], object]) -> None:
-        """Run all epochs that are left; each one's record is logged, saved, then `told`.
+        """Run all epochs that are left; each one's record is `told`.
+
+        It is logged and the state saved while the next epoch runs; when this returns or raises, all
+        that could be written is.
 
         Raises:
             Stopped: SIGTERM or SIGINT came; the state has been saved if there is a folder.
@@ -132,9 +136,8 @@ class Loop:
                 while not self.work.finished:
                     record = self.work.run_epoch(self.keeper.step_done)
                     self.history.append(record)
-                    if self.folder:
-                        self.folder.append(record)
-                    self.keeper.save()
+                    append = self.folder.append if self.folder else None
+                    self.keeper.save(functools.partial(append, record) if append else not_kept)
                     told(record)
         except Diverged as error:
             files = self.checkpoints.files() if self.checkpoints else []

@@ -109,9 +109,7 @@ class Training:
             set_learning_rate(self.optimizer, rate, self.config.device)
             self._outcomes.append(self._captured(*batch)[0])
             step_done()
-        self.check_finite()
-        outcomes = torch.stack(self._outcomes).double().cpu()
-        loss, correct = outcomes.mean(0).tolist()
+        loss, correct = self.check_finite().double().mean(0).tolist()
         record = {
             "seed": self.seed,
             "epoch": epoch,
@@ -124,15 +122,14 @@ class Training:
         self._outcomes, self._seconds = [], 0.0
         return record
 
-    def check_finite(self) -> None:
-        """Stop a training whose losses or weights are no longer numbers."""
-        if self._outcomes:
-            check_finite(
-                torch.stack(self._outcomes)[:, 0],
-                self.net.named_parameters(),
-                epoch=self.epoch,
-                advice="lower training.learning_rate or set training.clip",
-            )
+    def check_finite(self) -> Tensor:
+        """The running epoch's outcomes, on the CPU; stops where they or ω are no longer numbers."""
+        return check_finite(
+            torch.stack(self._outcomes),
+            self.net.named_parameters(),
+            epoch=self.epoch,
+            advice="lower training.learning_rate or set training.clip",
+        )
 
     def learning_rate(self, elapsed: float) -> float:
         """Learning rate after `elapsed` epochs: a linear rise, then the schedule down to 0."""
@@ -202,7 +199,8 @@ class Training:
         Raises:
             Diverged: the training has diverged, so that this is no state to go on from.
         """
-        self.check_finite()
+        if self._outcomes:
+            self.check_finite()
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ from darts.supernet.step import Outcome, weight_step
 from darts.supernet.widen import growth, widen
 from darts.training.checkpoint import random_state, set_random_state
 from darts.training.divergence import check_finite
+from darts.training.epoch_record import epoch_record
 from darts.training.evaluation_config import bounded_sizes
 from darts.training.held_out import BatchLoss, HeldOut, summary
 from darts.training.loop import Loop, StepDone, not_kept, sgd
@@ -246,8 +247,9 @@ class Search:
                 callback.stepped(self, step, steps)
             self.seconds = time.perf_counter() - start
             step_done()
-        losses = torch.stack(self.losses).cpu()  # the epoch's only wait for the device
-        self.check_finite()
+        # The device is read here for all steps, by `end_epoch` where a method decides on something,
+        # and twice for the record.
+        losses = self.check_finite()
         self.method.end_epoch(self)
         if self.budget and self.method.alpha_moves:
             self.budget.adapt(self.space.derive(self.method.scores()))
@@ -276,11 +278,12 @@ class Search:
         Raises:
             Diverged: the search has diverged, so that this is no state to go on from.
         """
-        self.check_finite()
+        if self.losses:
+            self.check_finite()
         return {
             "epoch": self.epoch,
             "seconds": self.seconds,
-            "losses": [loss.cpu() for loss in self.losses],
+            "losses": self.losses,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
@@ -349,49 +352,30 @@ class Search:
         return self.held_out.evaluate(self.net, weights, images, running_statistics)
 
     def record(self, losses: Tensor) -> dict[str, Any]:
-        """What the log says of the epoch; `losses` [steps, 4] as from `step`."""
-        weight_loss, weight_correct, arch_loss, arch_correct = losses.double().mean(0).tolist()
-        size = self.batches.drawn / self.batches.steps  # of the mean batch
-        scores = self.method.scores()
-        found = self.space.derive(scores)
-        pruned = {
-            cell: beta.to(self.config.device) for cell, beta in self.space.discrete(found).items()
-        }
-        genotype = str(found)
-        record = {
-            "epoch": self.epoch,
-            "temperature": float(self.method.temperature),
-            "entropy": float(torch.cat(list(self.method.entropies().values())).mean()),
-            "weight_loss": weight_loss,
-            "weight_accuracy": 100 * weight_correct / size,
-            "discrete_accuracy": self.evaluate(pruned)[1],
-            "genotype": genotype,
-            "weights": {cell: beta.tolist() for cell, beta in scores.items()},
-        }
-        if not math.isnan(arch_loss):
-            record |= {"arch_loss": arch_loss, "arch_accuracy": 100 * arch_correct / size}
-            record["gradient_norms"] = self.method.gradient_norms()
-        if (beta := self.method.discretised()) is not None:
-            record["running_accuracy"] = self.evaluate(beta, running_statistics=True)[1]
-        if self.budget:
-            record["budget"] = self.budget.record(found)
-        if self.table:
-            record["nb201"] = self.table[genotype].test
-        return record
+        """What the log says of the epoch; `losses` [steps, 4] as from `step`, on the CPU."""
+        return epoch_record(
+            self.epoch,
+            self.method,
+            losses,
+            self.batches.drawn / self.batches.steps,
+            measured=functools.partial(self.held_out.measured, self.net),
+            budget=self.budget,
+            table=self.table,
+        )
 
-    def check_finite(self) -> None:
-        """Stop a search whose losses, α or ω are no longer numbers."""
-        if self.losses:
-            alpha = [
-                (f"parameter {place} of α", tensor)
-                for place, tensor in enumerate(self.method.parameters())
-            ]
-            check_finite(
-                torch.stack(self.losses)[:, 0],
-                [*alpha, *self.net.named_parameters()],
-                epoch=self.epoch,
-                advice="lower weights.learning_rate or set weights.clip",
-            )
+    def check_finite(self) -> Tensor:
+        """The running epoch's losses, on the CPU; stops where they, α or ω are no longer numbers.
+
+        Raises:
+            Diverged: they are not.
+        """
+        alpha = [(f"parameter {i} of α", p) for i, p in enumerate(self.method.parameters())]
+        return check_finite(
+            torch.stack(self.losses),
+            [*alpha, *self.net.named_parameters()],
+            epoch=self.epoch,
+            advice="lower weights.learning_rate or set weights.clip",
+        )
 
 
 def search(

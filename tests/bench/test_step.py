@@ -41,7 +41,7 @@ def test_it_is_the_searchs_own(method: str, stepped: list[Search]) -> None:
     (search,) = stepped
     assert search.method.name == method
     assert search.precision == torch.bfloat16
-    assert search.method.gradient_norms()
+    assert search.method.gradient_norms(search.method.norm_sums)
     assert search.net.training
 
 

@@ -190,15 +190,18 @@ def test_warm_up_and_recording_name_their_device_and_stream(
         torch.cuda, "graph", lambda graph, *, stream: inside("graph", stream=stream)
     )
 
+    def step(x: Tensor) -> list[Tensor]:
+        called.append(("step",))
+        return [x]
+
     generator = torch.Generator()
-    captured = CapturedStep(lambda x: [called.append(("step",)) or x], generator)
+    captured = CapturedStep(step, generator)
     side, current = ("side", device), ("current", device)
-    for expected in (
-        *[[("wait", side, current), ("inside", side), ("step",), ("wait", current, side)]]
-        * WARM_UP,
-        [("generator", generator), ("inside", "graph", side), ("step",), ("replay",)],
-        [("replay",)],
-    ):
+    warms = [("wait", side, current), ("inside", side), ("step",), ("wait", current, side)]
+    rounds: list[list[tuple[object, ...]]] = [[*warms] for _ in range(WARM_UP)]
+    rounds += [[("generator", generator), ("inside", "graph", side), ("step",), ("replay",)]]
+    rounds += [[("replay",)]]
+    for expected in rounds:
         called.clear()
         captured(torch.empty(2, device=device))
         assert called == [("inside", device), *expected]

@@ -6,7 +6,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,4 +194,66 @@ def test_saves_when_the_minutes_are_over(tmp_path: Path, monkeypatch: pytest.Mon
     keeper = Keeper(kept, lambda: collect(time=now[0]), minutes=2)
     for now[0], count in ((219.0, 0), (220.0, 1), (339.0, 1), (341.0, 2)):
         keeper.step_done()
+        keeper.wait()
         assert len(kept.files()) == count
+
+
+def test_it_writes_in_the_background_what_was_at_the_time(
+    tmp_path: Path,
+) -> None:
+    go, weight = threading.Event(), torch.zeros(2)
+    order: list[str] = []
+
+    class Slow(Checkpoints):
+        def save(self, state: Mapping[str, Any]) -> Path:
+            assert go.wait(60)
+            order.append("saved")
+            return super().save(state)
+
+    kept = Slow(tmp_path, CONFIG)
+    with Keeper(kept, lambda: {"weight": weight, "sizes": [1, (2, 3)]}) as keeper:
+        keeper.save(lambda: order.append("before"))
+        weight += 1
+        assert kept.files() == []
+        go.set()
+    loaded = kept.load()
+    assert loaded
+    assert torch.equal(loaded["weight"], torch.zeros(2))
+    assert loaded["sizes"] == [1, (2, 3)]
+    assert order == ["before", "saved"]
+
+
+class Full(Checkpoints):
+    """A disk on which there is no room."""
+
+    def save(self, state: Mapping[str, Any]) -> Path:
+        raise UserError("no room.")
+
+
+def test_what_cannot_be_written_ends_the_loop(tmp_path: Path) -> None:
+    keeper = Keeper(Full(tmp_path, CONFIG), collect)
+    with pytest.raises(UserError, match="no room"), keeper:
+        keeper.save()
+    with keeper:
+        keeper.save()
+        with pytest.raises(UserError, match="no room"):
+            keeper.save()
+
+
+def test_a_failure_to_write_does_not_hide_the_first_one(tmp_path: Path) -> None:
+    keeper = Keeper(Full(tmp_path, CONFIG), collect)
+
+    def fails() -> None:
+        with keeper:
+            keeper.save()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+
+
+def test_a_run_that_is_stopped_has_been_written(tmp_path: Path) -> None:
+    with Keeper(Full(tmp_path, CONFIG), collect) as keeper:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(UserError, match="no room"):  # and not Stopped, which says it was saved
+            keeper.step_done()
