@@ -2,6 +2,7 @@
 
 from darts.networks.chain import Chain
 from darts.networks.stacked import Stacked
+from darts.networks.transnas import TransNAS
 from darts.networks.two_inputs import TwoInputs
 
-__all__ = ["Chain", "Stacked", "TwoInputs"]
+__all__ = ["Chain", "Stacked", "TransNAS", "TwoInputs"]

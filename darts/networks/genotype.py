@@ -30,17 +30,18 @@ class Genotype:
 
     @classmethod
     def parse(cls, text: str) -> Genotype:
-        """Read an NB201 architecture string, a DARTS ``Genotype(...)`` tuple, or a chain's layers.
+        """Read the text of an architecture in the official form of any skeleton.
 
-        Raises ValueError where ``text`` is none of these.
+        Raises ValueError where ``text`` is none.
         """
         text = text.strip()
         for name, skeleton in SKELETONS.items():
             if skeleton.reads(text):
                 return cls(name, skeleton.read(text))
         raise ValueError(
-            f"genotype {text!r} must be an NB201 string like '|nor_conv_3x3~0|+...' "
-            "or a DARTS tuple like 'Genotype(normal=[...], ...)'"
+            f"genotype {text!r} must be an NB201 string like '|nor_conv_3x3~0|+...', a DARTS tuple "
+            "like 'Genotype(normal=[...], ...)', a chain's layers like 'mobilenet(...)', or a "
+            "TransNAS-Bench-101 string like '64-41414-3_33_333'"
         )
 
 

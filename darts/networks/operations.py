@@ -97,14 +97,16 @@ class FactorizedReduce(nn.Module):
 
 
 class Zero(nn.Module):
-    """A zero map of the output's size."""
+    """A zero map of the output's size; ``times`` as many channels leave as enter."""
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, stride: int, times: int = 1) -> None:
         super().__init__()
         self.stride = stride
+        self.times = times
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+        y = torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+        return y if self.times == 1 else y.repeat(1, self.times, 1, 1)
 
 
 def noise_like(x: Tensor) -> Tensor:
@@ -164,6 +166,37 @@ OPERATIONS: dict[str, Factory] = {
     "dil_conv_5x5": _dilated(5),
 }
 """Operation name → (channels, stride, affine, track running statistics) → module."""
+
+
+def _widening(kernel: int) -> Factory:
+    return lambda channels, stride, affine, track: ReLUConvNorm(
+        channels, 2 * channels, kernel, stride, affine, track
+    )
+
+
+WIDENING: dict[str, Factory] = {
+    "none": lambda channels, stride, affine, track: Zero(stride, 2),
+    "skip_connect": lambda channels, stride, affine, track: FactorizedReduce(
+        channels, 2 * channels, affine, track
+    ),
+    "nor_conv_1x1": _widening(1),
+    "nor_conv_3x3": _widening(3),
+}
+"""The same of operations that double the channels at stride 2 (TransNAS-Bench-101)."""
+
+
+def make_operation(
+    name: str, inputs: int, outputs: int, stride: int, affine: bool, track: bool
+) -> nn.Module:
+    """The operation between maps of ``inputs`` and of as many or twice as many channels.
+
+    Raises ValueError where the operation cannot double them.
+    """
+    if inputs == outputs:
+        return OPERATIONS[name](inputs, stride, affine, track)
+    if name not in WIDENING:
+        raise ValueError(f"{name} cannot double the channels; {', '.join(WIDENING)} can")
+    return WIDENING[name](inputs, stride, affine, track)
 
 
 class ResidualBlock(nn.Module):

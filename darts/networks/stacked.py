@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from darts.networks.normalization import BatchNorm2d
-from darts.networks.operations import OPERATIONS, ResidualBlock
+from darts.networks.operations import ResidualBlock, make_operation
 from darts.networks.table import (
     Call,
     Cells,
@@ -70,17 +70,20 @@ class DiscreteCell(nn.Module):
     name = "cell"
     """Its cell type."""
 
-    def __init__(self, choices: Sequence[Choice], channels: int) -> None:
+    def __init__(self, choices: Sequence[Choice], place: Place) -> None:
         super().__init__()
         self.choices = tuple(choices)
-        self.channels = channels
-        self.operations = nn.ModuleList(
-            OPERATIONS[c.operation](channels, 1, True, True) for c in choices
-        )
+        self.place = place
+        self.operations = nn.ModuleList()
+        for choice in choices:
+            stride, outputs = self.geometry(choice)
+            inputs = place.inputs[0] if choice.source == 0 else outputs
+            made = make_operation(choice.operation, inputs, outputs, stride, True, True)
+            self.operations.append(made)
 
     def geometry(self, choice: Choice) -> tuple[int, int]:
         """Stride of an operation, and the channels that leave it."""
-        return 1, self.channels
+        return self.place.stride if choice.source == 0 else 1, self.place.channels
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         nodes = {0: x}
@@ -106,7 +109,7 @@ class Stacked(Skeleton):
         self, cells: Cells, sizes: NetworkSizes, *, auxiliary: bool, large: bool
     ) -> nn.Module:
         choices = dict(cells)["cell"]
-        return self.body(sizes, lambda place: DiscreteCell(choices, place.channels))
+        return self.body(sizes, lambda place: DiscreteCell(choices, place))
 
     def write(self, cells: Cells) -> str:  # noqa: D102
         nodes: dict[int, list[str]] = {}

@@ -45,6 +45,8 @@ class Place(NamedTuple):
     """Channels of each of its nodes."""
     after_reduction: bool = False
     """The older of its two inputs has twice the resolution."""
+    stride: int = 1
+    """Of the operations that leave a single input; with 2 they double its channels."""
 
 
 class LayerPlace(NamedTuple):

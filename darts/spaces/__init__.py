@@ -6,6 +6,7 @@ from darts.spaces.mobilenet import MOBILENET, MOBILENET_32
 from darts.spaces.nasnet import DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4
 from darts.spaces.nb201 import NB201, NB201_WITHOUT_NONE
 from darts.spaces.table import Cell, Layers, Space
+from darts.spaces.transnas import TRANSNAS
 
 SPACES = {
     space.name: space
@@ -20,6 +21,7 @@ SPACES = {
         S4,
         MOBILENET,
         MOBILENET_32,
+        TRANSNAS,
     )
 }
 
@@ -35,6 +37,7 @@ __all__ = [
     "S3",
     "S4",
     "SPACES",
+    "TRANSNAS",
     "Cell",
     "Layers",
     "Space",

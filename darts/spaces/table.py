@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from darts.networks.genotype import KEPT_EDGES, Choice, Genotype
 from darts.networks.layers import LAYERS
-from darts.networks.operations import OPERATIONS
+from darts.networks.operations import OPERATIONS, make_operation
 from darts.networks.table import SKELETONS, Edge, Skeleton
 
 
@@ -77,7 +77,7 @@ class Cell:
 
     def operation(self, name: str, inputs: int, outputs: int, stride: int) -> nn.Module:
         """A candidate of the stand-alone network, between maps of so many channels."""
-        return OPERATIONS[name](inputs, stride, True, True)
+        return make_operation(name, inputs, outputs, stride, True, True)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from darts.networks.normalization import batch_norm
 from darts.networks.operations import (
-    OPERATIONS,
     FactorizedReduce,
     ReLUConvNorm,
     drop_path,
+    make_operation,
     noise_like,
 )
 from darts.networks.table import Place
@@ -39,28 +39,35 @@ class Source(nn.Module):
     """Everything that is computed from one node: one ReLU, one branch for each operation.
 
     Pooling (with its normalisation) and the identity do not depend on the edge and are computed
-    once. An operation that is not the package's own is run as it is, one module an edge.
+    once. An operation that is not the package's own is run as it is, one module an edge, and so
+    are all that double the channels.
     """
 
-    def __init__(self, cell: Cell, node: int, channels: int, track: bool) -> None:
+    def __init__(
+        self, cell: Cell, node: int, inputs: int, channels: int, stride: int, track: bool
+    ) -> None:
         super().__init__()
         slots: dict[str, list[tuple[int, int]]] = {}
         for e in cell.outgoing(node):
             for column, operation in enumerate(cell.candidates[e]):
                 slots.setdefault(operation, []).append((e, column))
-        self.stride = cell.stride(cell.outgoing(node)[0])
+        self.stride = stride
         self.slots = slots
         self.channels = channels
         self.branches = nn.ModuleDict()
         self.modules_of = nn.ModuleDict()
         self.pool_statistics = nn.ModuleDict()
         for operation, leaving in slots.items():
-            branch = make_branch(operation, len(leaving), channels, self.stride, track)
+            widens = inputs != channels and operation not in ("none", "noise")
+            branch = (
+                None if widens else make_branch(operation, len(leaving), channels, stride, track)
+            )
             if branch is not None:
                 self.branches[operation] = branch
-            elif operation not in EDGELESS:
+            elif widens or operation not in EDGELESS:
                 self.modules_of[operation] = nn.ModuleList(
-                    OPERATIONS[operation](channels, self.stride, False, track) for _ in leaving
+                    make_operation(operation, inputs, channels, stride, False, track)
+                    for _ in leaving
                 )
             if operation in POOLS and cell.normalize_pools:
                 self.pool_statistics[operation] = Statistics(1, channels, track)
@@ -174,7 +181,10 @@ class SearchCell(nn.Module):
         c = place.channels
         if c % partial:
             raise ValueError(f"partial={partial} must divide the number of channels, {c}")
+        if partial > 1 and place.stride > 1:
+            raise ValueError(f"partial={partial} needs cells that keep the number of channels")
         self.cell = cell
+        self.place = place
         self.name = place.name
         self.partial = partial
         self.drop_path = 0.0
@@ -190,7 +200,14 @@ class SearchCell(nn.Module):
             self.preprocess.append(ReLUConvNorm(old, c, 1, 1, False, track))
         self.sources = nn.ModuleDict(
             {
-                str(u): Source(cell, u, c // partial, track)
+                str(u): Source(
+                    cell,
+                    u,
+                    place.inputs[0] if u == 0 and place.stride > 1 else c // partial,
+                    c // partial,
+                    self._stride(cell.outgoing(u)[0]),
+                    track,
+                )
                 for u in sorted({s for s, _ in cell.edges})
             }
         )
@@ -224,6 +241,11 @@ class SearchCell(nn.Module):
             return torch.cat([nodes[n] for n in self.cell.nodes], dim=1)
         return nodes[self.cell.nodes[-1]]
 
+    def _stride(self, edge: int) -> int:
+        """Of the operations on an edge."""
+        entering = self.cell.edges[edge][0] < self.cell.inputs
+        return self.place.stride if entering and self.place.stride > 1 else self.cell.stride(edge)
+
     def _leave(self, node: int, x: Tensor, plan: Plan, summands: dict[Term, Summand]) -> Tensor:
         """Compute all that leaves ``node``, whose map is ``x``."""
         if terms := plan.outgoing(node):
@@ -245,8 +267,10 @@ class SearchCell(nn.Module):
     ) -> Tensor:
         """The map of ``node``."""
         edge = self.cell.incoming(node)[0]
-        step = self.cell.stride(edge)
+        step = self._stride(edge)
         like = self._active(nodes[self.cell.edges[edge][0]])[:, :, ::step, ::step]
+        if self.place.stride > 1 and like.shape[1] != self.place.channels:
+            like = like.repeat(1, 2, 1, 1)
         read = {t: summands.get(t) or Summand(SharedMap.of(noise_like(like))) for t in terms}
         groups: Sequence[Sequence[Term]] = [terms] if terms else []
         if self.drop_path > 0.0 and self.training:

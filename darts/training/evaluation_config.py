@@ -179,7 +179,8 @@ def parse(text: str) -> Genotype:
     Raises:
         UserError: it is none of these.
     """
-    path = Path(text) if text and "|" not in text and "(" not in text else None
+    meant = "|" in text or "(" in text or any(s.reads(text.strip()) for s in SKELETONS.values())
+    path = Path(text) if text and not meant else None
     if path and path.is_dir():
         # A module of the user's may register operations; without it other genotypes are readable.
         with suppress(UserError):

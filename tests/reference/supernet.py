@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from darts.networks.layers import LAYERS
 from darts.networks.operations import (
-    OPERATIONS,
     DepthwiseConv2d,
     FactorizedReduce,
     ReLUConvNorm,
+    make_operation,
 )
 from darts.networks.table import LayerPlace, NetworkSizes, Place
 from darts.spaces import Cell, Space
@@ -29,8 +29,10 @@ def conventional(net: nn.Module) -> nn.Module:
     return net
 
 
-def _operation(name: str, channels: int, stride: int, track: bool, norm: bool) -> nn.Module:
-    module = conventional(OPERATIONS[name](channels, stride, False, track))
+def _operation(
+    name: str, inputs: int, channels: int, stride: int, track: bool, norm: bool
+) -> nn.Module:
+    module = conventional(make_operation(name, inputs, channels, stride, False, track))
     if norm and "pool" in name:
         norm_layer = nn.BatchNorm2d(channels, affine=False, track_running_stats=track)
         return nn.Sequential(module, norm_layer)
@@ -54,10 +56,17 @@ class ReferenceCell(nn.Module):
             self.preprocess.append(ReLUConvNorm(old, c, 1, 1, False, track))
         self.edges = nn.ModuleList(
             nn.ModuleList(
-                _operation(name, c, cell.stride(e), track, cell.normalize_pools)
+                _operation(
+                    name,
+                    place.inputs[0] if place.stride > 1 and source == 0 else c,
+                    c,
+                    place.stride if place.stride > 1 and source == 0 else cell.stride(e),
+                    track,
+                    cell.normalize_pools,
+                )
                 for name in cell.candidates[e]
             )
-            for e in range(len(cell.edges))
+            for e, (source, _) in enumerate(cell.edges)
         )
 
     def forward(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
@@ -98,7 +107,8 @@ class ReferenceLayer(nn.Module):
     def forward(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         beta = weights[self.name][self.row]
         parts = [w * layer(inputs[0]) for w, layer in zip(beta, self.candidates, strict=True)]
-        return sum(parts[1:], parts[0])
+        out: Tensor = sum(parts[1:], parts[0])
+        return out
 
 
 class ReferenceSupernet(nn.Module):

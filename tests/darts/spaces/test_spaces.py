@@ -116,6 +116,7 @@ def test_a_space_says_what_methods_ask_of_it() -> None:
     assert said == {
         "nb201": stacked,
         "nb201-without-none": stacked,
+        "transnas": stacked,
         "darts": (*two_inputs, True),
         "darts-without-none": (*two_inputs, True),
         **dict.fromkeys(("s1", "s2", "s3", "s4"), (*two_inputs, False)),
