@@ -149,7 +149,7 @@ class SearchConfig:
 
     method: str = setting("edd", "search method (python -m darts methods), or MODULE:NAME")
     space: str = setting(
-        "nb201", "search space (nb201, darts, s1 to s4, ...-without-none), or MODULE:NAME"
+        "nb201", "search space (nb201, darts, s1 to s4, transnas, mobilenet, ...), or MODULE:NAME"
     )
     recipe: str = setting("", "named bundle of training settings; empty = the method's own")
     epochs: int = setting(50, "epochs of the search", at_least=1)
