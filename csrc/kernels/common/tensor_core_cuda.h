@@ -110,18 +110,16 @@ struct TensorCore<__nv_bfloat16> {
 
 template <>
 struct TensorCore<float> {
-  /// To nearest; a product would cut.
+  /// To nearest; a product would cut. NaN is kept apart: the conversion is compiled to an addition,
+  /// which makes zero of a NaN that has all bits set.
   static __device__ __forceinline__ uint32_t operand(uint32_t word) {
 #if defined(__CUDACC__)
-    uint32_t result;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(__uint_as_float(word)));
-    return result;
+    uint32_t rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(word)));
 #else
-    if ((word & 0x7f800000u) == 0x7f800000u) {
-      return (word & 0x7fffffu) == 0 ? word : 0x7fffe000u;
-    }
-    return (word + 0x1000u) & ~0x1fffu;
+    const uint32_t rounded = (word + 0x1000u) & ~0x1fffu;
 #endif
+    return (word & 0x7fffffffu) > 0x7f800000u ? 0x7fffe000u : rounded;
   }
   static __device__ __forceinline__ uint32_t rectified(uint32_t word) {
     float x;

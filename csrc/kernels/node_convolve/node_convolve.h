@@ -1,0 +1,56 @@
+// The convolutions that leave a node of the supernet, all from one read of its map, and the moments
+// that the batch normalisations behind them need; kernel interface: raw pointers, no PyTorch.
+//
+//   y[e, o] = sum over taps and channels of max(x, 0) w[e, o]      stride 1, borders of zeros
+//   mean[e, o], var[e, o] = mean and mean squared deviation of y[e, o] over images and pixels
+//
+// for the 3x3 and the 1x1 convolutions of each outgoing edge e, every one from `channels` to
+// `channels`. The moments are those of y as it is stored. An edge that is not live is left out: its
+// part of y is not written and its moments are 0; the kernel reads which are, so that a recorded
+// graph need not be recorded again as β sharpens.
+//
+// Maps are dense [images, height, width, channels], the edges of an operation side by side along
+// channels; kernels are [edges * channels, kernel, kernel, channels], as channels_last tensors are.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/dtype.h"
+
+namespace snsoftmax {
+
+struct NodeConvolveArgs {
+  DType dtype = DType::kFloat32;  ///< of maps and kernels
+  int64_t images = 0;
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t channels = 0;
+
+  int64_t pixels() const { return images * height * width; }
+};
+
+/// One operation on the edges that leave the node.
+struct NodeConvolution {
+  int64_t edges = 0;
+  const void* weight = nullptr;
+  const bool* live = nullptr;  ///< [edges]; null: all
+  void* y = nullptr;           ///< [images, height, width, edges * channels]
+  void* mean = nullptr;        ///< [edges * channels] of float, or double for double maps
+  void* var = nullptr;         ///< the same
+};
+
+// ---- CUDA: null, or what is wrong; `stream` is a cudaStream_t. Never synchronises, sums have a
+// fixed order: a call can be captured, same input, same bits. Tensor cores multiply bfloat16, and
+// float rounded to TF32, of 16, 32 or 64 channels; everything else is summed in float or double.
+
+constexpr int64_t kMaxNodeEdgesCuda = 32;  ///< of an operation
+
+/// Bytes of workspace for `edges` edges of all operations.
+size_t node_convolve_workspace_cuda(const NodeConvolveArgs& args, int64_t edges);
+
+const char* node_convolve_cuda(const NodeConvolveArgs& args, const void* x,
+                               const NodeConvolution& three, const NodeConvolution& one,
+                               void* workspace, void* stream);
+
+}  // namespace snsoftmax

@@ -1,0 +1,133 @@
+// Where a block's pixels lie, which edges it computes, and moments: what the kernels of the node's
+// convolutions know without touching memory.
+#pragma once
+
+#include <cstdint>
+
+#include "common/host_device.h"
+
+namespace snsoftmax {
+
+constexpr int kTilePixels = 128;
+
+SN_HOST_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
+SN_HOST_DEVICE int ceil_of(int a, int b) { return (a + b - 1) / b; }
+
+/// A map cut into tiles of `deep` images, `rows` and `columns`, kTilePixels together.
+struct Tiles {
+  int images, height, width;  // of the map
+  int deep, rows, columns;    // of a tile
+
+  /// The first pixel of a tile.
+  struct Corner {
+    int image, row, column;
+  };
+
+  SN_HOST_DEVICE int down() const { return ceil_of(height, rows); }
+  SN_HOST_DEVICE int across() const { return ceil_of(width, columns); }
+  SN_HOST_DEVICE int count() const { return ceil_of(images, deep) * down() * across(); }
+  SN_HOST_DEVICE Corner corner(int tile) const {
+    const int in_image = tile % (down() * across());
+    return {tile / (down() * across()) * deep, in_image / across() * rows,
+            in_image % across() * columns};
+  }
+  /// How many pixels of a tile the map has.
+  SN_HOST_DEVICE int covered(int tile) const {
+    const Corner at = corner(tile);
+    return smaller(deep, images - at.image) * smaller(rows, height - at.row) *
+           smaller(columns, width - at.column);
+  }
+  /// The place in the map of a tile's pixel, or -1.
+  SN_HOST_DEVICE int pixel(const Corner& at, int index) const {
+    return place(at.image + index / (rows * columns), at.row + index / columns % rows,
+                 at.column + index % columns);
+  }
+
+  // A tile reads its images' pixels and those around them, the halo.
+  SN_HOST_DEVICE int halo_columns() const { return columns + 2; }
+  SN_HOST_DEVICE int halo() const { return deep * (rows + 2) * halo_columns(); }
+  /// The place in the map of the halo's pixel, or -1.
+  SN_HOST_DEVICE int source(const Corner& at, int index) const {
+    return place(at.image + index / halo_columns() / (rows + 2),
+                 at.row - 1 + index / halo_columns() % (rows + 2),
+                 at.column - 1 + index % halo_columns());
+  }
+  /// The first tap of a tile's pixel in the halo; tap [i, j] is i halo_columns() + j further on.
+  SN_HOST_DEVICE int window(int index) const {
+    return (index / (rows * columns) * (rows + 2) + index / columns % rows) * halo_columns() +
+           index % columns;
+  }
+
+ private:
+  SN_HOST_DEVICE int place(int image, int row, int column) const {
+    const bool inside = image < images && row >= 0 && row < height && column >= 0 && column < width;
+    return inside ? (image * height + row) * width + column : -1;
+  }
+};
+
+/// The fewest tiles, and of those the smallest halo; the sides are powers of two.
+inline Tiles tiles_of(int images, int height, int width) {
+  Tiles best{images, height, width, 1, 8, 16};
+  for (int columns = 32; columns >= 4; columns /= 2) {
+    for (int rows = smaller(32, kTilePixels / columns); rows >= 4; rows /= 2) {
+      const Tiles tiles{images, height, width, kTilePixels / (rows * columns), rows, columns};
+      const int more = tiles.count() - best.count();
+      if (more < 0 || (more == 0 && tiles.halo() < best.halo())) best = tiles;
+    }
+  }
+  return best;
+}
+
+/// Edges as bits, and the passes over those that are live: `units` edges of one operation each, the
+/// 3x3 ones first.
+struct Passes {
+  unsigned three, one;
+  int units;
+
+  struct Pass {
+    bool three;
+    int count;       // edges
+    unsigned edges;  // a byte each
+
+    SN_HOST_DEVICE int edge(int unit) const { return static_cast<int>(edges >> 8 * unit & 255u); }
+  };
+
+  static SN_HOST_DEVICE int bits_of(unsigned bits) {
+#if defined(__CUDA_ARCH__)
+    return __popc(bits);
+#else
+    return __builtin_popcount(bits);
+#endif
+  }
+  SN_HOST_DEVICE int of_three() const { return ceil_of(bits_of(three), units); }
+  SN_HOST_DEVICE int count() const { return of_three() + ceil_of(bits_of(one), units); }
+  SN_HOST_DEVICE Pass at(int index) const {
+    const bool is_three = index < of_three();
+    unsigned left = is_three ? three : one;
+    for (int skip = units * (is_three ? index : index - of_three()); skip > 0; --skip) {
+      left &= left - 1;
+    }
+    Pass pass{is_three, 0, 0};
+    for (; left != 0 && pass.count < units; left &= left - 1) {
+      const auto edge = static_cast<unsigned>(bits_of((left & (0u - left)) - 1));
+      pass.edges |= edge << 8 * pass.count++;
+    }
+    return pass;
+  }
+};
+
+/// Mean and sum of squared deviations of a tile's pixels.
+template <class S>
+struct TileMoments {
+  S mean, m2;
+
+  /// Of `count` values, given their sums of (y - shift) and (y - shift)^2.
+  static SN_HOST_DEVICE TileMoments of(int count, S shift, S sum, S squares) {
+    if (count == 0) return {S(0), S(0)};
+    const S mean = sum / static_cast<S>(count);
+    const S m2 = squares - sum * mean;
+    return {shift + mean, m2 < S(0) ? S(0) : m2};
+  }
+};
+
+}  // namespace snsoftmax
