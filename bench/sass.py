@@ -6,7 +6,8 @@ Compiles the kernels of csrc/sources.txt (warnings as errors), disassembles them
 prints one line a kernel. What must hold everywhere: no stack, no local memory, no atomics; and in
 the kernels of `RULES`: no double arithmetic for narrower types but in sums over blocks, registers
 within the kernel's budget, and 16-byte global loads and stores wherever elements lie next to each
-other. Exits with 1 where something does not.
+other. The node's convolutions multiply on tensor cores, with operands that come to shared memory by
+asynchronous copies of 16 bytes and from it as matrices. Exits with 1 where something does not hold.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Rule:
     `packs`: whose accesses are 16 bytes wide, by their arguments; the others take maps that do not
     lie on 16 bytes.
     `doubles`: sums over blocks of narrower types are double.
+    `tensor`: it multiplies on tensor cores; `loads` are then asynchronous copies.
     """
 
     registers: tuple[int, int]
@@ -49,10 +51,11 @@ class Rule:
     since: int = 80
     packs: str = ""
     doubles: bool = False
+    tensor: bool = False
 
 
 WHOLE_PACKS = r"<(float, 4|double, 2|__half, 8|__nv_bfloat16, 8)\b"
-# 2048 threads fit a multiprocessor at 32 registers, 1024 at 64, 768 at 80.
+# 2048 threads fit a multiprocessor at 32 registers, 1024 at 64, 768 at 80, 512 at 128.
 RULES = {
     "tile_kernel": Rule((56, 80), 1, 1),
     "warp_kernel": Rule((96, 128), 1, 1),
@@ -66,6 +69,7 @@ RULES = {
     "gather_results": Rule((128, 128), 3, 1, packs=WHOLE_PACKS),
     "gather_gradients": Rule((128, 128), 3, 1, packs=WHOLE_PACKS),
     "correlate": Rule((128, 128), 4, 0, packs=WHOLE_PACKS, doubles=True),
+    "tensor_kernel": Rule((128, 128), 2, 2, tensor=True),
 }
 
 
@@ -108,10 +112,24 @@ class Kernel:
         if not re.search(rule.packs, self.name):
             return
         inputs = 2 if "Backward" in self.name else 1
-        if (loads := self.count(r"LDG\.E\.128")) < rule.loads * inputs:
+        wide_load = r"LDGSTS\.E\S*\.128" if rule.tensor else r"LDG\.E\.128"
+        if (loads := self.count(wide_load)) < rule.loads * inputs:
             yield f"has {loads} 16-byte loads, fewer than {rule.loads * inputs}"
         if (stores := self.count(r"STG\.E\.128")) < rule.stores:
             yield f"has {stores} 16-byte stores, fewer than {rule.stores}"
+        if rule.tensor:
+            yield from self._products()
+
+    def _products(self) -> Iterator[str]:
+        """What is wrong with a kernel of tensor cores; 6 loads of 512 bytes serve 16 products."""
+        products = self.count(r"HMMA\.1688\.F32\.TF32" if "<float" in self.name else r"HMMA\.16816")
+        matrices = self.count(r"LDSM\.16\.M88\.4")
+        if products == 0:
+            yield "has no products on tensor cores"
+        if self.count(r"LDSM") != matrices or 16 * matrices > 6 * products:
+            yield f"loads {matrices} times four matrices for {products} products"
+        if self.count(r"LDGSTS") != self.count(r"LDGSTS\.E\S*\.128"):
+            yield "has copies narrower than 16 bytes"
 
 
 def find_tool(name: str) -> str | None:

@@ -21,8 +21,25 @@ GOOD = sass.Kernel(
 )
 
 
-def test_a_good_kernel_has_no_problems() -> None:
-    assert list(GOOD.problems()) == []
+PRODUCTS = replace(
+    GOOD,
+    source="node_convolve_cuda",
+    name="tensor_kernel<__nv_bfloat16, 16>",
+    registers=128,
+    opcodes=Counter(
+        {"LDGSTS.E.BYPASS.128": 4, "LDSM.16.M88.4": 6, "HMMA.16816.F32.BF16": 16, "STG.E.128": 2}
+    ),
+)
+
+
+@pytest.mark.parametrize("kernel", [GOOD, PRODUCTS], ids=["softmax", "products"])
+def test_a_good_kernel_has_no_problems(kernel: sass.Kernel) -> None:
+    assert list(kernel.problems()) == []
+
+
+def without(opcode: str) -> Counter[str]:
+    """What `PRODUCTS` executes, but for ``opcode``."""
+    return Counter({k: n for k, n in PRODUCTS.opcodes.items() if k != opcode})
 
 
 @pytest.mark.parametrize(
@@ -35,8 +52,23 @@ def test_a_good_kernel_has_no_problems() -> None:
         (replace(GOOD, registers=97), "has 97 registers, over its 96"),
         (replace(GOOD, opcodes=Counter({"LDG.E": 8, "STG.E.128": 1})), "has 0 16-byte loads"),
         (replace(GOOD, opcodes=Counter({"LDG.E.128": 2, "STG.E": 4})), "has 0 16-byte stores"),
+        (replace(PRODUCTS, opcodes=without("HMMA.16816.F32.BF16")), "no products on tensor cores"),
+        (replace(PRODUCTS, name="tensor_kernel<float, 16>"), "no products on tensor cores"),
+        (replace(PRODUCTS, opcodes=without("LDGSTS.E.BYPASS.128")), "has 0 16-byte loads"),
+        (
+            replace(PRODUCTS, opcodes=PRODUCTS.opcodes + Counter({"LDGSTS.E": 1})),
+            "copies narrower than 16 bytes",
+        ),
+        (
+            replace(PRODUCTS, opcodes=PRODUCTS.opcodes + Counter({"LDSM.16.M88.4": 1})),
+            "loads 7 times four matrices for 16 products",
+        ),
+        (replace(PRODUCTS, registers=129), "has 129 registers, over its 128"),
     ],
-    ids=["stack", "local", "atomic", "double", "registers", "loads", "stores"],
+    ids=[
+        *("stack", "local", "atomic", "double", "registers", "loads", "stores"),
+        *("products", "of another type", "copies", "narrow copies", "matrices", "blocks"),
+    ],
 )
 def test_each_fault_is_named(kernel: sass.Kernel, sentence: str) -> None:
     assert any(sentence in problem for problem in kernel.problems())
