@@ -95,18 +95,19 @@ def sizes(values: object) -> list[int]:
 
 def operations(name: str, args: Sequence[Any], out: object) -> int:
     """Multiplications and additions of a convolution, 0 of anything else."""
+    count = 0
     match name:
         case "aten::convolution":
-            return 2 * sum(sizes(out)) * args[1][0].numel()
+            count = 2 * sum(sizes(out)) * args[1][0].numel()
         case "aten::convolution_backward":
-            return 2 * args[0].numel() * args[2][0].numel() * sum(args[-1][:2])
+            count = 2 * args[0].numel() * args[2][0].numel() * sum(args[-1][:2])
         case "snsoftmax::depthwise":
-            return 2 * sum(sizes(out)) * args[1][0][0].numel()
+            count = 2 * sum(sizes(out)) * args[1][0][0].numel()
         case "snsoftmax::depthwise_backward_map":
-            return 2 * sum(sizes(args[0])) * args[1][0][0].numel()
+            count = 2 * sum(sizes(args[0])) * args[1][0][0].numel()
         case "snsoftmax::depthwise_backward_weight":
-            return 2 * sum(sizes(args[0])) * args[4] ** 2
-    return 0
+            count = 2 * sum(sizes(args[0])) * args[4] ** 2
+    return count
 
 
 class ByName(Counter):

@@ -70,7 +70,8 @@ def variants(
     def network() -> nn.Module:
         torch.manual_seed(0)
         net = build_network(DARTS_V2, channels=channels, cells=cells, classes=CLASSES)
-        return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        moved: nn.Module = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return moved
 
     def compiled() -> nn.Module:
         return torch.compile(conventional(network()))  # type: ignore[return-value]

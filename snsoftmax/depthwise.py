@@ -104,7 +104,8 @@ class _Depthwise(torch.autograd.Function):
         inputs, needs = ctx.saved_tensors, ctx.needs_input_grad[2:]
         if not torch.is_grad_enabled():
             x, *weights = inputs
-            return None, None, *gradients(grads, x, weights, *ctx.window, needs)
+            stride, dilation = ctx.window
+            return None, None, *gradients(grads, x, weights, stride, dilation, needs)
         # Aliases stand for the inputs, since a map may be computed from a weight.
         x, *weights = inputs = [i.view_as(i) for i in inputs]
         ys = reference.depthwise(x, weights, *ctx.window)

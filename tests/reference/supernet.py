@@ -25,7 +25,7 @@ def conventional(net: nn.Module) -> nn.Module:
     """`net` with PyTorch's depthwise convolutions in place of the package's own."""
     for module in net.modules():
         if isinstance(module, DepthwiseConv2d):
-            module.__class__ = nn.Conv2d
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
     return net
 
 

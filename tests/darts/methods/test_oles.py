@@ -112,8 +112,8 @@ def test_it_is_the_plain_loop(space: str, cells: int, threshold: float, first: b
     learning = [plain.learning]
     for number in range(4):
         pairs = batch(2 * number), batch(2 * number + 1)
-        losses = (BatchLoss(net, pair, None) for pair in pairs)
-        step = Step(net, *pairs, *losses, optimizer)
+        weight_loss, arch_loss = (BatchLoss(net, pair, None) for pair in pairs)
+        step = Step(net, *pairs, weight_loss, arch_loss, optimizer)
 
         def move(step: Step = step) -> None:
             weight_step(net, step.weight_batch, method.training_weights(step))

@@ -40,8 +40,8 @@ def test_running_statistics(training: bool, tracked: bool) -> None:
     ours = [s.clone() for s in statistics]
     running = (ours[:1], ours[1:])
     z = normalized_depthwise(y, weight, running, training, 0.1, 1e-5)
-    theirs = (*statistics, None, None)[:2]
-    normalized = F.batch_norm(y, *theirs, training=training, momentum=0.1, eps=1e-5)
+    mean, var = statistics if tracked else (None, None)
+    normalized = F.batch_norm(y, mean, var, training=training, momentum=0.1, eps=1e-5)
     expected = F.conv2d(normalized.relu(), weight, None, 1, 1, 1, 5)
     close(z, expected, torch.float64)
     for moved, wanted in zip(ours, statistics, strict=True):
@@ -64,6 +64,11 @@ def test_keeps_the_map_and_its_statistics_alone() -> None:
     """The rectified normalisation, as large as the map, is not there for the backward pass."""
     y = torch.randn(4, 8, 6, 6, requires_grad=True)
     kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         normalized_depthwise(y, torch.randn(8, 1, 3, 3), ([], []), True, 0.1, 1e-5)
     assert sum(t.numel() for t in kept) < 1.5 * y.numel()
