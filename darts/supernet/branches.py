@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,9 @@ class Statistics(nn.Module):
 
 class Branch(nn.Module):
     """The common part: how many edges, how wide, and the final statistics."""
+
+    cast: ClassVar[tuple[str, ...]] = ("weight",)
+    """Parameters that convolutions of PyTorch alone read, where `batched`: see `shadows`."""
 
     def __init__(self, edges: int, channels: int, track: bool) -> None:
         super().__init__()
@@ -179,6 +183,8 @@ def pointwise(x: Tensor, weight: Tensor, edges: int) -> Tensor:
 class DepthwiseConvolutions(Branch):
     """What begins with depthwise convolutions, which read the rectified map together."""
 
+    cast = ("pointwise",)
+
     def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:
         super().__init__(edges, channels, track)
         self.stride = stride
@@ -234,6 +240,8 @@ class DilatedConvolutions(DepthwiseConvolutions):
 
 class SeparableConvolutions(DepthwiseConvolutions):
     """sep_conv: two depthwise-pointwise pairs with batch normalisation and ReLU between."""
+
+    cast = ("pointwise1", "pointwise2")
 
     def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:
         super().__init__(edges, channels, kernel, stride, track)

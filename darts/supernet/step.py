@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from darts.devices import parallel
 from darts.supernet import Live, Supernet, live_operations
+from darts.supernet.branches import batched
+from darts.supernet.shadow import shadows
 
 Batch = tuple[Tensor, Tensor]
 """Images, [batch, 3, height, width], and labels, [batch] or [batch, outputs]."""
@@ -49,7 +51,13 @@ def cross_entropy(
     images, labels = batch
     weights = shared(weights)
     with nullcontext() if precision is None else torch.autocast(images.device.type, precision):
-        logits = net(images, weights, live)
+        if precision is not None and batched(images):
+            # Casting all weights at once is one launch, one by one it is hundreds; on the CPU
+            # kernels of our own read them as they are.
+            cast = shadows(net, precision)
+            logits = torch.func.functional_call(net, cast, (images, weights, live))
+        else:
+            logits = net(images, weights, live)
     logits = logits.to(next(net.parameters()).dtype)
     return parallel.average(criterion(net)(logits, labels)), logits
 
