@@ -18,7 +18,8 @@ SOURCES := setup.py csrc/sources.txt $(shell find csrc/kernels csrc/torch -type 
 OUT ?= runs/digits-edd
 
 .PHONY: search test test-fast lint docs ctest sanitize sanitize-few sass fuzz bench bench-operator bench-mixture \
-  bench-step bench-gpu results sdist sdist-test wheel wheel-test index manylinux clean
+  bench-step bench-gpu results sdist sdist-test wheel wheel-test index manylinux \
+  cross clean
 
 search: $(EXTENSION)
 	$(RUN) -m darts search --space nb201 --method edd --data digits --epochs 30 --warmup 10 \
@@ -158,6 +159,25 @@ wheel-test: wheel
 	    --ignore tests/snsoftmax/test_build.py); \
 	  rm -rf build/wheel-test; \
 	done
+
+# The extension with CUDA for another machine's Python and PyTorch, PYTHON=3.12 TORCH=2.11.0, in a folder
+# of build/cross: to be carried there as it is, where bench.gpu finds it. Copied into snsoftmax/ it
+# serves a checkout of these sources. TORCH_CUDA_ARCH_LIST says for which GPUs.
+CROSS = build/cross/python$(PYTHON)-torch$(TORCH)
+cross: export TORCH_CUDA_ARCH_LIST ?= 9.0
+cross: export SNSOFTMAX_CUDA := 1
+cross:
+	set -e; \
+	python=$$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(PYTHON)*/bin/python 2>/dev/null | tail -n 1); \
+	python=$${python:-$$(command -v python$(PYTHON))} || \
+	  { echo "make cross: there is no Python $(PYTHON), neither pyenv's nor on PATH." >&2; exit 1; }; \
+	test -n "$(TORCH)" || { echo "make cross: name a release, TORCH=2.11.0." >&2; exit 1; }; \
+	test -x $(CROSS)/venv/bin/python || $$python -m venv $(CROSS)/venv; \
+	$(CROSS)/venv/bin/python -m pip install --quiet "torch==$(TORCH)" numpy ninja "pybind11>=2.12" \
+	  "setuptools>=77" wheel; \
+	$(CROSS)/venv/bin/python setup.py --quiet build_ext --build-temp $(CROSS)/objects \
+	  --build-lib $(CROSS); \
+	ls $(CROSS)/snsoftmax
 
 # The environment: PyTorch first, since the build compiles against it.
 $(READY): pyproject.toml
