@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,12 +12,16 @@ from hypothesis import strategies as st
 
 from darts.baselines import (
     SEARCHERS,
+    TPE,
+    Bananas,
     LocalSearch,
     RandomSearch,
     RegularizedEvolution,
     SuccessiveHalving,
 )
+from darts.baselines.bananas import paths, routes
 from darts.baselines.searcher import Cells, Searcher, Values, mutated
+from darts.errors import UserError
 
 SHAPE = (6, 5)
 
@@ -37,7 +44,7 @@ def history(searcher: Searcher, steps: int) -> tuple[Cells, Values]:
     return np.stack(cells), np.stack(values)
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("name", [name for name in SEARCHERS if name != "tpe"])
 @given(seed=st.integers(0, 2**32), searches=st.integers(1, 4))
 def test_cells_are_in_range_and_of_the_seed(name: str, seed: int, searches: int) -> None:
     def run() -> Cells:
@@ -138,3 +145,76 @@ def test_halving_keeps_the_best_third_of_each_rung() -> None:
             best = sorted(range(9), key=lambda place: -first[place])[:3]
             assert row[9:12] == [row[place] for place in best]
             assert row[12] == row[best[0]]
+
+
+def test_paths_of_a_cell_are_its_routes_sequences() -> None:
+    """Against the graph written out: 1←0, 2←0, 2←1, 3←0, 3←1, 3←2."""
+    edges = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
+    ways = [[(0, 1), (1, 2), (2, 3)], [(0, 1), (1, 3)], [(0, 2), (2, 3)], [(0, 3)]]
+    found = [[edges[e] for e in way] for way in routes(6)]
+    assert found == ways
+    assert routes(3) == [[0, 2], [1]]
+    assert routes(4) == [[0], [1], [2], [3]]
+    every = np.stack(np.meshgrid(*[np.arange(5)] * 6, indexing="ij"), -1).reshape(-1, 6)
+    numbers = paths(every, 5)
+    assert numbers.max() < 125 + 25 + 25 + 5
+    for place, way in enumerate(routes(6)):
+        sequences = {
+            tuple(cell[way]): int(n) for cell, n in zip(every, numbers[:, place], strict=True)
+        }
+        assert len(set(sequences.values())) == len(sequences) == 5 ** len(way)
+    assert len(np.unique(numbers)) == 125 + 25 + 25 + 5
+
+
+def test_bananas_asks_for_neighbours_of_the_best_mostly_and_never_twice() -> None:
+    searcher = Bananas(SHAPE, 6, np.random.default_rng(4))
+    near: list[Any] = []
+    cells: list[Cells] = []
+    values: list[Values] = []
+    for step in range(100):
+        asked = searcher.ask().cells
+        if step % 10 == 0 and step:
+            best = np.argsort(-np.stack(values, 1), axis=1, kind="stable")[:, :2]
+            parents = np.stack(cells, 1)[np.arange(6)[:, None], best]
+        if step >= 10:
+            near.append(((asked[:, None] != parents).sum(2) == 1).any(1))
+        cells.append(asked)
+        values.append((asked == 3).sum(1) + value(asked))
+        searcher.tell(values[-1])
+    assert 0.5 < np.mean(near) < 1
+    for search in range(6):
+        assert len({tuple(asked[search]) for asked in cells[10:]}) == 90
+
+
+def test_bananas_learns_which_operation_is_good() -> None:
+    """The value is the number of edges with operation 3: all six within 60 networks."""
+    searcher = Bananas(SHAPE, 20, np.random.default_rng(0))
+    best = np.zeros(20)
+    for _ in range(60):
+        good = (searcher.ask().cells == 3).sum(1).astype(float)
+        best = np.maximum(best, good)
+        searcher.tell(good)
+    assert best.mean() > 5
+
+
+def test_tpe_is_of_the_seed_and_learns() -> None:
+    pytest.importorskip("optuna")
+
+    def run() -> Cells:
+        return history(TPE(SHAPE, 2, np.random.default_rng(1)), 12)[0]
+
+    cells = run()
+    assert cells.shape == (12, 2, 6)
+    assert (cells == run()).all()
+    searcher = TPE(SHAPE, 3, np.random.default_rng(0))
+    goods = []
+    for _ in range(60):
+        goods.append((searcher.ask().cells == 3).sum(1).astype(float))
+        searcher.tell(goods[-1])
+    assert np.mean(goods[-20:]) > np.mean(goods[:10]) + 1.5
+
+
+def test_without_optuna_tpe_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match="pip install optuna"):
+        TPE(SHAPE, 1, np.random.default_rng(0))

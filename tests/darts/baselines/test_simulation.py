@@ -68,6 +68,15 @@ def test_evolution_and_local_search_beat_random_search_in_the_end(table: Table) 
     assert last["random"] + 0.1 < min(last["evolution"], last["local"])
 
 
+def test_bananas_is_ahead_of_evolution_after_100_networks(table: Table) -> None:
+    answers = Answers(table, "cifar10")
+    mean = {
+        name: simulate(answers, SEARCHERS[name], networks=100, searches=40).mean[-1]
+        for name in ("evolution", "bananas")
+    }
+    assert mean["evolution"] < mean["bananas"]
+
+
 def test_what_the_table_cannot_answer(table: Table) -> None:
     answers = Answers(table, "cifar10")
     with pytest.raises(UserError, match="after 200 alone"):
@@ -99,5 +108,5 @@ def test_the_command_draws_curves_and_runs(
     assert "--network-seconds" in capsys.readouterr().err
     assert main([*arguments, "--out", "curve.txt"]) == 2
     assert main([*arguments, "--out", str(tmp_path / "no" / "x.svg")]) == 2
-    assert main([*arguments, "--searchers", "bananas"]) == 2
+    assert main([*arguments, "--searchers", "bohb"]) == 2
     assert "choose from random" in capsys.readouterr().err
