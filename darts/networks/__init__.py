@@ -4,5 +4,6 @@ from darts.networks.chain import Chain
 from darts.networks.stacked import Stacked
 from darts.networks.transnas import TransNAS
 from darts.networks.two_inputs import TwoInputs
+from darts.networks.widths import Widths
 
-__all__ = ["Chain", "Stacked", "TransNAS", "TwoInputs"]
+__all__ = ["Chain", "Stacked", "TransNAS", "TwoInputs", "Widths"]

@@ -97,16 +97,16 @@ class FactorizedReduce(nn.Module):
 
 
 class Zero(nn.Module):
-    """A zero map of the output's size; ``times`` as many channels leave as enter."""
+    """A zero map of the output's size; as many channels leave as enter, or ``outputs``."""
 
-    def __init__(self, stride: int, times: int = 1) -> None:
+    def __init__(self, stride: int, outputs: int = 0) -> None:
         super().__init__()
         self.stride = stride
-        self.times = times
+        self.outputs = outputs
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         y = torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
-        return y if self.times == 1 else y.repeat(1, self.times, 1, 1)
+        return y[:, :1].repeat(1, self.outputs, 1, 1) if self.outputs else y
 
 
 def noise_like(x: Tensor) -> Tensor:
@@ -168,35 +168,47 @@ OPERATIONS: dict[str, Factory] = {
 """Operation name → (channels, stride, affine, track running statistics) → module."""
 
 
-def _widening(kernel: int) -> Factory:
-    return lambda channels, stride, affine, track: ReLUConvNorm(
-        channels, 2 * channels, kernel, stride, affine, track
+def _resizing(kernel: int) -> ResizingFactory:
+    return lambda inputs, outputs, stride, affine, track: ReLUConvNorm(
+        inputs, outputs, kernel, stride, affine, track
     )
 
 
-WIDENING: dict[str, Factory] = {
-    "none": lambda channels, stride, affine, track: Zero(stride, 2),
-    "skip_connect": lambda channels, stride, affine, track: FactorizedReduce(
-        channels, 2 * channels, affine, track
-    ),
-    "nor_conv_1x1": _widening(1),
-    "nor_conv_3x3": _widening(3),
+def _resizing_skip(inputs: int, outputs: int, stride: int, affine: bool, track: bool) -> nn.Module:
+    if stride == 2:
+        return FactorizedReduce(inputs, outputs, affine, track)
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, bias=False),
+        BatchNorm2d(outputs, affine=affine, track_running_stats=track),
+    )
+
+
+ResizingFactory = Callable[[int, int, int, bool, bool], nn.Module]
+RESIZING: dict[str, ResizingFactory] = {
+    "none": lambda inputs, outputs, stride, affine, track: Zero(stride, outputs),
+    "skip_connect": _resizing_skip,
+    "nor_conv_1x1": _resizing(1),
+    "nor_conv_3x3": _resizing(3),
 }
-"""The same of operations that double the channels at stride 2 (TransNAS-Bench-101)."""
+"""Those that can change the number of channels (NATS-Bench, TransNAS-Bench-101): (channels that
+enter, that leave, stride, affine, track running statistics) → module."""
 
 
 def make_operation(
     name: str, inputs: int, outputs: int, stride: int, affine: bool, track: bool
 ) -> nn.Module:
-    """The operation between maps of ``inputs`` and of as many or twice as many channels.
+    """The operation between maps of ``inputs`` and ``outputs`` channels.
 
-    Raises ValueError where the operation cannot double them.
+    Raises ValueError where they differ and the operation cannot change them.
     """
     if inputs == outputs:
         return OPERATIONS[name](inputs, stride, affine, track)
-    if name not in WIDENING:
-        raise ValueError(f"{name} cannot double the channels; {', '.join(WIDENING)} can")
-    return WIDENING[name](inputs, stride, affine, track)
+    if name not in RESIZING:
+        raise ValueError(
+            f"{name} cannot change the number of channels, from {inputs} to {outputs}; "
+            f"{', '.join(RESIZING)} can"
+        )
+    return RESIZING[name](inputs, outputs, stride, affine, track)
 
 
 class ResidualBlock(nn.Module):

@@ -46,7 +46,7 @@ class Place(NamedTuple):
     after_reduction: bool = False
     """The older of its two inputs has twice the resolution."""
     stride: int = 1
-    """Of the operations that leave a single input; with 2 they double its channels."""
+    """Of the operations that leave a single input, whose channels they may change."""
 
 
 class LayerPlace(NamedTuple):
@@ -96,6 +96,8 @@ class Skeleton(ABC):
     """An architecture keeps two edges a node; otherwise every edge, which may be `none`."""
     chain: ClassVar[bool] = False
     """Layers one after another, each with an α of its own, and no cells."""
+    additive: ClassVar[bool] = True
+    """What an architecture costs is a sum over its edges, as budgets need it."""
     leading: ClassVar[tuple[str, ...]] = ()
     """The cell types that schedules look at; none named means all."""
     search_settings: ClassVar[Mapping[str, Any]] = {}

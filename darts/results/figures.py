@@ -45,6 +45,7 @@ APPEARANCE: dict[str, tuple[str, str]] = {
     "mb_conv_5x5_e6": ("5×5 ×6", "#2b8a5a"),
     "mb_conv_7x7_e3": ("7×7 ×3", "#c79ad6"),
     "mb_conv_7x7_e6": ("7×7 ×6", "#7d3c98"),
+    **{str(width): (f"{width} wide", "#2f7fc1") for width in range(8, 65, 8)},
 }
 """Label and colour of each operation, the same in every picture."""
 

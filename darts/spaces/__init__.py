@@ -4,8 +4,9 @@ from darts.errors import UserError
 from darts.plugins import imported
 from darts.spaces.mobilenet import MOBILENET, MOBILENET_32
 from darts.spaces.nasnet import DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4
+from darts.spaces.nats_sizes import NATS_SIZES
 from darts.spaces.nb201 import NB201, NB201_WITHOUT_NONE
-from darts.spaces.table import Cell, Layers, Space
+from darts.spaces.table import Cell, Layers, LayerWidths, Space
 from darts.spaces.transnas import TRANSNAS
 
 SPACES = {
@@ -22,6 +23,7 @@ SPACES = {
         MOBILENET,
         MOBILENET_32,
         TRANSNAS,
+        NATS_SIZES,
     )
 }
 
@@ -30,6 +32,7 @@ __all__ = [
     "DARTS_WITHOUT_NONE",
     "MOBILENET",
     "MOBILENET_32",
+    "NATS_SIZES",
     "NB201",
     "NB201_WITHOUT_NONE",
     "S1",
@@ -39,6 +42,7 @@ __all__ = [
     "SPACES",
     "TRANSNAS",
     "Cell",
+    "LayerWidths",
     "Layers",
     "Space",
     "enter",

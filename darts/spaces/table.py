@@ -14,6 +14,7 @@ from darts.networks.genotype import KEPT_EDGES, Choice, Genotype
 from darts.networks.layers import LAYERS
 from darts.networks.operations import OPERATIONS, make_operation
 from darts.networks.table import SKELETONS, Edge, Skeleton
+from darts.networks.widths import WIDTHS
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,13 @@ class Layers(Cell):
     def operation(self, name: str, inputs: int, outputs: int, stride: int) -> nn.Module:
         """A candidate of the stand-alone network, between maps of so many channels."""
         return LAYERS[name](inputs, outputs, stride, True, True)
+
+
+@dataclass(frozen=True)
+class LayerWidths(Cell):
+    """Layers of a chain whose candidates are widths; see `darts.networks.widths`."""
+
+    known: ClassVar[Mapping[str, Any]] = dict.fromkeys(WIDTHS)
 
 
 @dataclass(frozen=True)

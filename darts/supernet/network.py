@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.networks.table import LayerPlace, NetworkSizes, Place
-from darts.spaces import Space, get_space
+from darts.spaces import LayerWidths, Space, get_space
 from darts.supernet.cell import SearchCell, Shared
 from darts.supernet.layer import SearchLayer
 from darts.supernet.plan import Live
+from darts.supernet.width import SearchWidth
+
+Searched = SearchCell | SearchLayer | SearchWidth
+"""What stands at a place of the skeleton."""
 
 
 def _with_auxiliary_skip(space: Space) -> Space:
@@ -56,11 +60,14 @@ class Supernet(nn.Module):
         self.register_buffer("auxiliary_weight", torch.ones(()) if auxiliary_skip else None)
         executed = _with_auxiliary_skip(space) if auxiliary_skip else space
 
-        def make_cell(place: Place | LayerPlace) -> SearchCell | SearchLayer:
+        def make_cell(place: Place | LayerPlace) -> Searched:
             if isinstance(place, LayerPlace):
                 edge = place.number, place.number + 1
                 name = next(n for n, table in executed.cells.items() if edge in table.edges)
-                return SearchLayer(name, executed.cells[name], place, track)
+                table = executed.cells[name]
+                if isinstance(table, LayerWidths):
+                    return SearchWidth(name, table, place)
+                return SearchLayer(name, table, place, track)
             return SearchCell(executed.cells[place.name], place, track, partial)
 
         self.skeleton = space.around.body(sizes, make_cell)
@@ -98,10 +105,9 @@ class Supernet(nn.Module):
         logits: Tensor = self.skeleton(images, call)
         return logits
 
-    def search_cells(self) -> dict[str, SearchCell | SearchLayer]:
+    def search_cells(self) -> dict[str, Searched]:
         """The search cells, or layers, by module name."""
-        kinds = SearchCell, SearchLayer
-        return {n: m for n, m in self.named_modules() if isinstance(m, kinds)}
+        return {n: m for n, m in self.named_modules() if isinstance(m, Searched)}
 
     @property
     def drop_path(self) -> float:

@@ -168,6 +168,11 @@ def bounded_sizes(
     asked for."""
     some = space.derive({name: torch.ones(cell.shape) for name, cell in space.cells.items()})
     usual = configure_evaluation(genotype=str(some)).network
+    if not space.around.additive:
+        raise ConfigError(
+            f"budgets and latencies are sums over edges, and in space={space.name} what a layer "
+            "costs depends on its neighbour; take another space"
+        )
     channels, cells = budget.channels or usual.channels, budget.cells or usual.cells
     _check_sizes(space.around, channels, cells)
     return Sizes(channels, cells, classes, shape)

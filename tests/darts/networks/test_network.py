@@ -59,7 +59,7 @@ def test_every_space_builds_its_network(name: str) -> None:
     torch.manual_seed(0)
     weights = {n: torch.rand(c.shape) for n, c in space.cells.items()}
     cells = 4 if space.leaves_edges_out else 1
-    net = build_network(space.derive(weights), channels=4, cells=cells, classes=7)
+    net = build_network(space.derive(weights), channels=8, cells=cells, classes=7)
     logits = net(torch.randn(3, 3, 16, 16))
     assert logits.shape == (3, 7)
     logits.sum().backward()

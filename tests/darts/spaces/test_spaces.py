@@ -120,6 +120,7 @@ def test_a_space_says_what_methods_ask_of_it() -> None:
         "darts": (*two_inputs, True),
         "darts-without-none": (*two_inputs, True),
         **dict.fromkeys(("s1", "s2", "s3", "s4"), (*two_inputs, False)),
+        "nats-sizes": (False, False, 5, False),
         **dict.fromkeys(("mobilenet", "mobilenet-32"), (False, False, 15, False)),
     }
 

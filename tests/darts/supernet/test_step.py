@@ -206,7 +206,7 @@ def test_no_step_reads_a_value_back(name: str) -> None:
     """On meta tensors, which have no values, a step that needed one would fail."""
     space = SPACES[name]
     cells = 3 if space.leaves_edges_out else 1
-    net = build_supernet(space, channels=4, cells=cells, classes=10).to("meta")
+    net = build_supernet(space, channels=8, cells=cells, classes=10).to("meta")
     meta = torch.randn(4, 3, 16, 16, device="meta"), torch.zeros(4, dtype=torch.long, device="meta")
     alphas = {
         n: torch.zeros(c.shape, device="meta", requires_grad=True) for n, c in space.cells.items()
