@@ -183,7 +183,7 @@ def pointwise(x: Tensor, weight: Tensor, edges: int) -> Tensor:
 class DepthwiseConvolutions(Branch):
     """What begins with depthwise convolutions, which read the rectified map together."""
 
-    cast = ("pointwise",)
+    cast: ClassVar[tuple[str, ...]] = ("pointwise",)
 
     def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:
         super().__init__(edges, channels, track)
