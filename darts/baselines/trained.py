@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import numpy as np
 from darts.baselines.searcher import Cells, MakeSearcher
 from darts.data import Data, ImageSet, search_split
 from darts.errors import UserError
+from darts.files import csv_text, write_text
 from darts.networks.genotype import Choice, Genotype
 from darts.spaces import Space
 from darts.training.evaluation_config import EvaluationConfig, configure_evaluation
@@ -30,9 +34,30 @@ class Trained:
     """Epochs trained so far in all, in whole trainings."""
     seconds: float
 
-    def better_than(self, other: Trained | None) -> bool:
+    def better_than(self, other: Trained) -> bool:
         """Of two that trained as long, the more accurate; otherwise the longer training."""
-        return other is None or (self.epochs, self.valid) > (other.epochs, other.valid)
+        return (self.epochs, self.valid) > (other.epochs, other.valid)
+
+
+def write_networks(path: Path, networks: Sequence[Trained]) -> None:
+    """Write them as CSV, a line each, whole or not at all; `read_networks` reads the same again."""
+    heading = [field.name for field in dataclasses.fields(Trained)]
+    write_text(path, csv_text([heading, *(asdict(network).values() for network in networks)]))
+
+
+def read_networks(path: Path) -> list[Trained]:
+    """What `write_networks` wrote.
+
+    Raises:
+        UserError: it is another file.
+    """
+    kinds = typing.get_type_hints(Trained)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        return [Trained(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in rows]
+    except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
+        raise UserError(f"{path} is not a file of trained networks.") from error
 
 
 def search_by_training(
@@ -43,6 +68,7 @@ def search_by_training(
     networks: float,
     seed: int = 0,
     settings: dict[str, Any] | None = None,
+    done: Sequence[Trained] = (),
     report: Callable[[Trained], None] = lambda trained: None,
 ) -> list[Trained]:
     """Run one search, in which every answer is a training from scratch.
@@ -56,14 +82,16 @@ def search_by_training(
         networks: whole trainings that the search may cost.
         seed: of the searcher's draws, and of each training.
         settings: of `configure_evaluation`; `training.epochs` is a whole training.
-        report: told each network.
+        done: networks that the same search has trained before, in order; they are not trained
+            again.
+        report: told each network that is trained.
 
     Returns:
         Every network, in order.
 
     Raises:
-        UserError: the space or the images are of another kind, `networks` is below 1, or a training
-            diverges.
+        UserError: the space or the images are of another kind, `networks` is below 1, `done` is of
+            another search, or a training diverges.
     """
     if not space.stacked:
         raise UserError(f"space={space.name!r} must be nb201's or one of your own of its skeleton.")
@@ -86,11 +114,20 @@ def search_by_training(
             )
         if (spent + epochs) / whole > networks:
             return found
-        valid, seconds = _train(config, epochs, halves, seed)
         spent += epochs
-        searcher.tell(np.array([valid]))
-        found.append(Trained(genotype, epochs, valid, spent / whole, seconds))
-        report(found[-1])
+        if len(found) < len(done):
+            trained = done[len(found)]
+            if (trained.genotype, trained.epochs) != (genotype, epochs):
+                raise UserError(
+                    f"network {len(found) + 1} of those that are done is {trained.genotype}, "
+                    f"{trained.epochs} epochs, where this search trains {genotype}, {epochs}."
+                )
+        else:
+            valid, seconds = _train(config, epochs, halves, seed)
+            trained = Trained(genotype, epochs, valid, spent / whole, seconds)
+            report(trained)
+        searcher.tell(np.array([trained.valid]))
+        found.append(trained)
 
 
 def decoded(space: Space, cell: Cells) -> Genotype:

@@ -1,22 +1,32 @@
-"""Search by training networks: random, evolution, local, or halving (successive halving).
+"""Search by training networks: random, evolution, local, bananas, tpe or halving.
 
 Each network trains on one half of the training images and is measured on the other. The best goes
-to --out: its genotype, which `evaluate --genotype` trains and tests, and all networks as CSV.
+to --out: its genotype, which `evaluate --genotype` trains and tests, and all networks as CSV. The
+same command goes on where it was interrupted; --networks may be another.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+import json
 from pathlib import Path
 
 from darts.baselines import SEARCHERS
-from darts.baselines.trained import Trained, search_by_training
+from darts.baselines.trained import (
+    Trained,
+    read_networks,
+    search_by_training,
+    write_networks,
+)
 from darts.data import load_data
 from darts.devices.device import check_device
 from darts.errors import UserError
-from darts.files import csv_text, write_text
+from darts.files import write_text
 from darts.spaces import get_space
+
+NETWORKS = "networks.csv"
+SETTINGS = ("searcher", "space", "data", "epochs", "channels", "cells", "batch_size", "seed")
+"""What the networks depend on: a search goes on in a folder where these are the same."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images a step [64]")
     parser.add_argument("--seed", type=int, default=0, help="of the search and trainings [0]")
     parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0 [cpu]")
-    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("--out", required=True, help="folder to make, or to go on in")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,25 +57,15 @@ def run(arguments: argparse.Namespace) -> int:
     space = get_space(arguments.space)
     images = load_data(arguments.data, root=arguments.root, download=False, workers=0)
     out = Path(arguments.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={arguments.out!r} must be a new or an empty folder.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={arguments.out!r} cannot be made: {error.strerror}.") from error
-    done: list[Trained] = []
-    best: Trained | None = None
+    done = _begun(out, arguments)
 
     def report(trained: Trained) -> None:
-        nonlocal best
         done.append(trained)
-        _write_numbers(out / "networks.csv", done)
-        if trained.better_than(best):
-            best = trained
-            write_text(out / "genotype.txt", f"{trained.genotype}\n")
-        print(f"{trained.cost:7.2f}  {trained.epochs:4d} epochs  {trained.valid:6.2f} %  ", end="")
-        print(trained.genotype)
+        _keep(out, done)
+        _show(trained)
 
+    for trained in done:
+        _show(trained)
     search_by_training(
         space,
         SEARCHERS[arguments.searcher],
@@ -78,12 +78,50 @@ def run(arguments: argparse.Namespace) -> int:
             "network": {"channels": arguments.channels, "cells": arguments.cells},
             "training": {"epochs": arguments.epochs},
         },
+        done=list(done),
         report=report,
     )
-    print(f"best: {best.genotype if best else 'none'}, in {out / 'genotype.txt'}")
+    best = _keep(out, done) if done else "none"
+    print(f"best: {best}, in {out / 'genotype.txt'}")
     return 0
 
 
-def _write_numbers(path: Path, networks: list[Trained]) -> None:
-    rows = (asdict(network).values() for network in networks)
-    write_text(path, csv_text([asdict(networks[0]), *rows]))
+def _keep(out: Path, networks: list[Trained]) -> str:
+    """Write the networks, then the best of them; gives its genotype."""
+    write_networks(out / NETWORKS, networks)
+    best = networks[0]
+    for trained in networks[1:]:
+        best = trained if trained.better_than(best) else best
+    write_text(out / "genotype.txt", f"{best.genotype}\n")
+    return best.genotype
+
+
+def _show(trained: Trained) -> None:
+    print(f"{trained.cost:7.2f}  {trained.epochs:4d} epochs  {trained.valid:6.2f} %  ", end="")
+    print(trained.genotype)
+
+
+def _begun(out: Path, arguments: argparse.Namespace) -> list[Trained]:
+    """Make the folder, or see that it is of the same search; gives what is trained already."""
+    settings = {k: v for k, v in vars(arguments).items() if k in SETTINGS}
+    file = out / "settings.json"
+    if file.is_file():
+        try:
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{file} does not hold a search's settings.") from error
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"out={arguments.out!r} is a search with {name}={before.get(name)!r}, not "
+                    f"{value!r}; repeat its command to go on, or choose another folder."
+                )
+        return read_networks(out / NETWORKS) if (out / NETWORKS).exists() else []
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={arguments.out!r} must be a new or an empty folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={arguments.out!r} cannot be made: {error.strerror}.") from error
+    write_text(file, json.dumps(settings, indent=1) + "\n")
+    return []
