@@ -45,6 +45,7 @@ if platform.machine() in ("x86_64", "AMD64"):
         *CAPABILITIES["avx2"],
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"),
     ]
+    CAPABILITIES["avx512_bf16"] = [*CAPABILITIES["avx512"], "-mavx512bf16"]
 
 
 def kernel_sources() -> list[Path]:

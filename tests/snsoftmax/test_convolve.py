@@ -7,11 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snsoftmax import reference
+from snsoftmax import _C, reference
 from snsoftmax.convolve import convolve, convolves
 
 ops = torch.ops.snsoftmax
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6}
+BFLOAT16 = torch.bfloat16
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, BFLOAT16: 8e-3}
+WEIGHT_OF = {BFLOAT16: torch.float32}
+"""The dtype of weights where it is not the map's."""
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
@@ -35,11 +38,12 @@ def test_both_directions(
     n, height, width = size
     x = torch.randn(n, c, height, width, dtype=dtype, requires_grad=True)
     weights = [
-        torch.randn(k, c, kernel, kernel, dtype=dtype, requires_grad=True) for _ in range(edges)
+        torch.randn(k, c, kernel, kernel, dtype=WEIGHT_OF.get(dtype, dtype), requires_grad=True)
+        for _ in range(edges)
     ]
     wide = [t.detach().double().requires_grad_() for t in (x, *weights)]
     expected = reference.convolve(wide[0], wide[1:])
-    assert convolves(x, weights[0])
+    assert convolves(x, weights[0]) or dtype == BFLOAT16
     found = convolve(x, weights)
     grads = [torch.randn_like(y) for y in found]
     for ours, theirs in zip(found, expected, strict=True):
@@ -49,6 +53,19 @@ def test_both_directions(
     their_grads = torch.autograd.grad(expected, wide, [g.double() for g in grads])
     for a, b in zip(our_grads, their_grads, strict=True):
         close(a, b, dtype)
+    assert [g.dtype for g in our_grads] == [t.dtype for t in (x, *weights)]
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_bfloat16_is_rounded_without_bias(kernel: int) -> None:
+    """Sums over many roundings come closer than each of them."""
+    torch.manual_seed(0)
+    x = torch.rand(8, 16, 12, 12, dtype=BFLOAT16)
+    weight = torch.rand(16, 16, kernel, kernel, requires_grad=True)
+    (y,) = convolve(x, [weight])
+    (expected,) = reference.convolve(x.double(), [weight.double()])
+    error = y.double() - expected
+    assert error.mean().abs() < 0.1 * error.abs().mean()
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -67,6 +84,25 @@ def test_second_derivatives(kernel: int) -> None:
     assert torch.autograd.gradgradcheck(mixed, (x, scale))
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_second_derivatives_in_bfloat16(kernel: int) -> None:
+    """They go through PyTorch's convolutions, which want weights of the map's dtype."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 3, 4, dtype=BFLOAT16, requires_grad=True)
+    weight = torch.randn(16, 16, kernel, kernel, requires_grad=True)
+
+    def second(x: torch.Tensor, weight: torch.Tensor, mixed: bool) -> torch.Tensor:
+        (y,) = convolve(x, [weight]) if mixed else reference.convolve(x, [weight])
+        (g,) = torch.autograd.grad(y.square().sum(), [x], create_graph=True)
+        return torch.autograd.grad(g.square().sum(), [weight])[0]
+
+    ours = second(x, weight, True)
+    assert ours.dtype == weight.dtype
+    wide = [t.detach().double().requires_grad_() for t in (x, weight)]
+    theirs = second(wide[0], wide[1], False)
+    assert (ours.double() - theirs).norm() < 3e-2 * theirs.norm()
+
+
 def test_only_wanted_gradients_are_computed() -> None:
     x = torch.randn(2, 16, 4, 4)
     weight = torch.randn(16, 16, 3, 3, requires_grad=True)
@@ -82,7 +118,9 @@ def test_only_wanted_gradients_are_computed() -> None:
 def test_what_it_can_convolve() -> None:
     x, weight = torch.randn(1, 16, 4, 4), torch.randn(16, 16, 3, 3)
     assert convolves(x, weight)
-    assert not convolves(x.bfloat16(), weight)
+    fast = _C.build_info()["cpu_capability"] == "avx512_bf16"
+    assert convolves(x.bfloat16(), weight) == fast
+    assert not convolves(x.bfloat16(), weight.bfloat16())
     assert not convolves(x.double(), weight)
     assert not convolves(x, torch.randn(16, 16, 5, 5))
     assert not convolves(x[:, :8], weight[:, :8])
@@ -109,8 +147,12 @@ def test_wrong_arguments_are_refused() -> None:
         ops.convolve(x, [torch.randn(16, 32, 3, 3)])
     with pytest.raises(ValueError, match="one weight must be given at least"):
         ops.convolve(x, [])
-    with pytest.raises(TypeError, match="weights must be Float as the map is, but one is Double"):
+    with pytest.raises(TypeError, match="of a map of Float must be Float, but one is Double"):
         ops.convolve(x, [weight.double()])
+    with pytest.raises(TypeError, match="of a map of BFloat16 must be Float, but one is BFloat16"):
+        ops.convolve(x.bfloat16(), [weight.bfloat16()])
+    with pytest.raises(TypeError, match="x must be float32, float64 or bfloat16, but is Half"):
+        ops.convolve(x.half(), [weight])
     with pytest.raises(ValueError, match="one gradient of 16 channels for each weight"):
         ops.convolve_backward_map([x], [weight, weight])
     with pytest.raises(ValueError, match="does not give"):
@@ -119,10 +161,11 @@ def test_wrong_arguments_are_refused() -> None:
         ops.convolve_backward_weight([x], x, 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_opcheck(kernel: int) -> None:
-    x, weights = torch.randn(2, 16, 4, 4), [torch.randn(32, 16, kernel, kernel)] * 2
-    grads = [torch.randn(2, 32, 4, 4)] * 2
+def test_opcheck(kernel: int, dtype: torch.dtype) -> None:
+    x, weights = torch.randn(2, 16, 4, 4).to(dtype), [torch.randn(32, 16, kernel, kernel)] * 2
+    grads = [torch.randn(2, 32, 4, 4).to(dtype)] * 2
     torch.library.opcheck(ops.convolve.default, (x, weights))
     torch.library.opcheck(ops.convolve_backward_map.default, (grads, weights))
     torch.library.opcheck(ops.convolve_backward_weight.default, (grads, x, kernel))

@@ -401,5 +401,5 @@ def test_build_info() -> None:
     info = snsoftmax.build_info()
     assert info["version"] == snsoftmax.__version__
     assert torch.__version__.startswith(info["torch"].split("+")[0])
-    assert info["cpu_capability"] in ("plain", "avx2", "avx512")
+    assert info["cpu_capability"] in ("plain", "avx2", "avx512", "avx512_bf16")
     assert (info["cuda"] is None) == (not info["cuda_architectures"])

@@ -2,10 +2,22 @@
 
 #include <cstdlib>
 #include <cstring>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace snsoftmax {
 
 namespace {
+
+#if defined(__x86_64__)
+/// Products of bfloat16 pairs in vectors (leaf 7.1, EAX bit 5) and no AMX ones (7.0, EDX bit 22).
+bool multiplies_bfloat16_in_vectors() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1) != 0;
+  return !tiles && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
+}
+#endif
 
 Capability detect() {
   Capability best = Capability::kPlain;
@@ -16,7 +28,7 @@ Capability detect() {
     best = Capability::kAVX2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      best = Capability::kAVX512;
+      best = multiplies_bfloat16_in_vectors() ? Capability::kAVX512BF16 : Capability::kAVX512;
     }
   }
 #endif
@@ -39,6 +51,8 @@ Capability cpu_capability() {
 
 const char* capability_name(Capability capability) {
   switch (capability) {
+    case Capability::kAVX512BF16:
+      return "avx512_bf16";
     case Capability::kAVX512:
       return "avx512";
     case Capability::kAVX2:

@@ -11,7 +11,7 @@
 #endif
 
 #ifndef SNSOFTMAX_CAPABILITY
-#error "compile *_cpu.cpp with -DSNSOFTMAX_CAPABILITY=plain|avx2|avx512"
+#error "compile *_cpu.cpp with -DSNSOFTMAX_CAPABILITY=plain|avx2|avx512|avx512_bf16"
 #endif
 
 #define SNSOFTMAX_INLINE inline __attribute__((always_inline))
@@ -116,10 +116,38 @@ SNSOFTMAX_INLINE VecU rounded_to_bfloat16(VecF v) {
   return u + (reinterpret_cast<VecU>(number) & half);
 #endif
 }
-SNSOFTMAX_INLINE VecH in_memory(BFloat16, VecF v) { return narrow(rounded_to_bfloat16(v) >> 16); }
+SNSOFTMAX_INLINE VecH in_memory(BFloat16, VecF v) {
+#if defined(__AVX512BF16__)
+  return (VecH)_mm512_cvtneps_pbh((__m512)v);  // takes subnormal numbers for zero
+#else
+  return narrow(rounded_to_bfloat16(v) >> 16);
+#endif
+}
 SNSOFTMAX_INLINE void store(BFloat16* p, VecF v) {
   const VecH h = in_memory(BFloat16{}, v);
   std::memcpy(p, &h, sizeof h);
+}
+
+/// sum + the products of both bfloat16 numbers of each lane, of which the first is the lower.
+SNSOFTMAX_INLINE VecF add_products(VecF sum, VecU a, VecU b) {
+#if defined(__AVX512BF16__)
+  return (VecF)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+  const auto low = [](VecU v) { return reinterpret_cast<VecF>(v << 16); };
+  const auto high = [](VecU v) { return reinterpret_cast<VecF>(v & 0xffff0000u); };
+  return sum + low(a) * low(b) + high(a) * high(b);
+#endif
+}
+
+/// In each lane the bfloat16 nearest to a's, and above it the one nearest to b's.
+SNSOFTMAX_INLINE VecU bfloat16_pairs(VecF a, VecF b) {
+#if defined(__AVX512BF16__)
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+  const VecU lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return (VecU)_mm512_permutexvar_epi16((__m512i)(lanes | (lanes + 16) << 16), halves);
+#else
+  return rounded_to_bfloat16(a) >> 16 | (rounded_to_bfloat16(b) & 0xffff0000u);
+#endif
 }
 
 #if defined(__AVX512F__)

@@ -8,9 +8,13 @@
 // transform, and their gradients of it are summed before they are transformed back. A 1x1
 // convolution is the same with tiles of one pixel and one point, where nothing is transformed.
 //
-// Maps are dense [images, height, width, channels] of float or double, borders are padded with
-// zeros. Kernels are [outputs, kernel, kernel, inputs], as channels_last tensors are. Numbers of
-// channels are multiples of kConvolveChannels.
+// Maps are dense [images, height, width, channels] of float, double or bfloat16, borders are padded
+// with zeros. Kernels are [outputs, kernel, kernel, inputs], as channels_last tensors are, and of
+// opmath (double for double maps, else float), their gradients too. Numbers of channels are
+// multiples of kConvolveChannels.
+//
+// Of bfloat16 maps the transformed tiles and kernels are rounded to bfloat16 and their products
+// summed in float: about 1.8 times the error of rounding kernels and results alone.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +26,7 @@ namespace snsoftmax {
 constexpr int64_t kConvolveChannels = 16;
 
 struct ConvolveArgs {
-  DType dtype = DType::kFloat32;  ///< float32 or float64
+  DType dtype = DType::kFloat32;  ///< of the maps: float32, float64 or bfloat16
   int64_t images = 0;
   int64_t height = 0;
   int64_t width = 0;
@@ -40,7 +44,8 @@ struct ConvolveArgs {
 };
 
 /// Transforms the kernels of output channels [begin, end) of edges * outputs, for
-/// convolve_forward_cpu or convolve_backward_map_cpu. `packed` has kernel_values() values.
+/// convolve_forward_cpu or convolve_backward_map_cpu. `packed` has kernel_values() values of the
+/// maps' type.
 void convolve_pack_cpu(const ConvolveArgs& args, const void* const* weights, bool backward,
                        void* packed, int64_t begin, int64_t end);
 
@@ -53,7 +58,7 @@ void convolve_backward_map_cpu(const ConvolveArgs& args, const void* const* grad
                                const void* packed, void* grad_map, int64_t begin, int64_t end);
 
 /// The contribution of tiles [begin, end) to the gradients of the transformed kernels,
-/// kernel_values() values that are overwritten.
+/// kernel_values() values of opmath that are overwritten.
 void convolve_backward_weight_cpu(const ConvolveArgs& args, const void* const* grads, const void* x,
                                   void* sums, int64_t begin, int64_t end);
 

@@ -21,8 +21,9 @@ constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
 void check_map(const char* name, const Tensor& map) {
   TORCH_CHECK_VALUE(map.dim() == 4, name, " must be [N, C, H, W], but has ", map.dim(),
                     " dimensions");
-  TORCH_CHECK_TYPE(map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble, name,
-                   " must be float32 or float64, but is ", map.scalar_type());
+  TORCH_CHECK_TYPE(map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble ||
+                       map.scalar_type() == at::kBFloat16,
+                   name, " must be float32, float64 or bfloat16, but is ", map.scalar_type());
   TORCH_CHECK_VALUE(map.sym_size(1) % kConvolveChannels == 0, name,
                     " must have a multiple of 16 channels, but has ", map.sym_size(1));
 }
@@ -36,8 +37,8 @@ void check_weights(const Tensor& like, TensorList weights) {
             w.sym_size(0) % kConvolveChannels == 0 && w.sym_size(1) % kConvolveChannels == 0,
         "weights must be [K, C, k, k] with k 1 or 3, K and C multiples of 16, and of ",
         "one shape, but one has ", w.sym_sizes());
-    TORCH_CHECK_TYPE(w.scalar_type() == like.scalar_type(), "weights must be ", like.scalar_type(),
-                     " as the map is, but one is ", w.scalar_type());
+    TORCH_CHECK_TYPE(w.scalar_type() == opmath(like), "weights of a map of ", like.scalar_type(),
+                     " must be ", opmath(like), ", but one is ", w.scalar_type());
   }
 }
 
@@ -110,17 +111,18 @@ struct Made {
   std::vector<Tensor> tensors;
   std::vector<void*> data;
 
-  Made(size_t count, at::IntArrayRef sizes, const Tensor& like) {
+  Made(size_t count, at::IntArrayRef sizes, const at::TensorOptions& options) {
     for (size_t i = 0; i < count; ++i) {
-      tensors.push_back(at::empty(sizes, like.options().memory_format(kLayout)));
+      tensors.push_back(at::empty(sizes, options.memory_format(kLayout)));
       data.push_back(tensors.back().mutable_data_ptr());
     }
   }
 };
 
-Tensor pack(const ConvolveArgs& args, TensorList weights, bool backward) {
+/// For a map like `like`.
+Tensor pack(const ConvolveArgs& args, const Tensor& like, TensorList weights, bool backward) {
   const Held held(weights);
-  Tensor packed = at::empty({args.kernel_values()}, weights[0].options());
+  Tensor packed = at::empty({args.kernel_values()}, like.options());
   at::parallel_for(0, args.edges * args.outputs, 16, [&](int64_t begin, int64_t end) {
     convolve_pack_cpu(args, held.data.data(), backward, packed.mutable_data_ptr(), begin, end);
   });
@@ -139,8 +141,8 @@ std::vector<Tensor> forward_cpu(const Tensor& given, TensorList weights) {
   check_forward(given, weights);
   const Tensor x = given.contiguous(kLayout);
   const auto args = arguments(x, x.size(1), weights[0].size(0), weights.size(), weights[0].size(2));
-  const Tensor packed = pack(args, weights, false);
-  const Made y(weights.size(), {args.images, args.outputs, args.height, args.width}, x);
+  const Tensor packed = pack(args, x, weights, false);
+  const Made y(weights.size(), {args.images, args.outputs, args.height, args.width}, x.options());
   over_tiles(args, [&](int64_t begin, int64_t end) {
     convolve_forward_cpu(args, x.const_data_ptr(), packed.const_data_ptr(), y.data.data(), begin,
                          end);
@@ -154,7 +156,7 @@ Tensor backward_map_cpu(TensorList given, TensorList weights) {
   const Tensor& g = grads.tensors[0];
   const auto args =
       arguments(g, weights[0].size(1), g.size(1), grads.tensors.size(), weights[0].size(2));
-  const Tensor packed = pack(args, weights, true);
+  const Tensor packed = pack(args, g, weights, true);
   Tensor grad_map = at::empty({args.images, args.inputs, args.height, args.width},
                               g.options().memory_format(kLayout));
   over_tiles(args, [&](int64_t begin, int64_t end) {
@@ -169,16 +171,18 @@ std::vector<Tensor> backward_weight_cpu(TensorList given, const Tensor& given_x,
   const Held grads(given);
   const Tensor x = given_x.contiguous(kLayout);
   const auto args = arguments(x, x.size(1), grads.tensors[0].size(1), grads.tensors.size(), kernel);
-  const Made grad_weights(grads.tensors.size(), {args.outputs, args.inputs, kernel, kernel}, x);
+  const auto options = x.options().dtype(opmath(x));
+  const Made grad_weights(grads.tensors.size(), {args.outputs, args.inputs, kernel, kernel},
+                          options);
   // One part a thread: the sums depend on the number of threads alone.
   const int64_t parts = std::clamp<int64_t>(args.tiles() / 32, 1, at::get_num_threads());
-  Tensor sums = at::empty({parts, args.kernel_values()}, x.options());
+  Tensor sums = at::empty({parts, args.kernel_values()}, options);
   char* const data = static_cast<char*>(sums.mutable_data_ptr());
   at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part) {
       convolve_backward_weight_cpu(
           args, grads.data.data(), x.const_data_ptr(),
-          data + part * args.kernel_values() * static_cast<int64_t>(x.element_size()),
+          data + part * args.kernel_values() * static_cast<int64_t>(sums.element_size()),
           args.tiles() * part / parts, args.tiles() * (part + 1) / parts);
     }
   });
@@ -211,7 +215,7 @@ std::vector<Tensor> backward_weight_meta(TensorList grads, const Tensor& x, int6
   std::vector<Tensor> grad_weights;
   for (const Tensor& g : grads) {
     grad_weights.push_back(at::empty_symint({g.sym_size(1), x.sym_size(1), kernel, kernel},
-                                            x.options().memory_format(kLayout)));
+                                            x.options().dtype(opmath(x)).memory_format(kLayout)));
   }
   return grad_weights;
 }
