@@ -40,10 +40,15 @@ class Drawn(NamedTuple):
 
 
 def decisions(space: Space) -> Tensor:
-    """What may be chosen in each decision, bool [decisions, edges of all cells, operations]."""
+    """What may be chosen in each decision, bool [decisions, edges of all cells, operations].
+
+    As many operations as the longest row has; what a shorter one lacks may not be chosen.
+    """
     few, cells = space.leaves_edges_out, space.cells.values()
     rows = [[not few or o != "none" for o in row] for cell in cells for row in cell.candidates]
-    free, start, found = torch.tensor(rows), 0, []
+    widest = max(map(len, rows))
+    free = torch.tensor([row + [False] * (widest - len(row)) for row in rows])
+    start, found = 0, []
     for cell in cells:
         for node in cell.nodes:
             edges = torch.tensor(cell.incoming(node)) + start
@@ -65,7 +70,7 @@ class Controller(nn.Module):
 
     def __init__(self, space: Space, source: torch.Generator) -> None:
         super().__init__()
-        self.sizes = {name: len(cell.edges) for name, cell in space.cells.items()}
+        self.shapes = {name: cell.shape for name, cell in space.cells.items()}
         self.register_buffer("open", decisions(space))
         edges, operations = self.open.shape[1:]
         self.start = nn.Parameter(torch.empty(1, 1, UNITS))
@@ -78,7 +83,9 @@ class Controller(nn.Module):
 
     def by_cell(self, table: Tensor) -> Weights:
         """[edges of all cells, operations] as one table a cell."""
-        return dict(zip(self.sizes, table.split(list(self.sizes.values())), strict=True))
+        parts = table.split([edges for edges, _ in self.shapes.values()])
+        shapes = self.shapes.items()
+        return {c: p[:, :width] for (c, (_, width)), p in zip(shapes, parts, strict=True)}
 
     def forward(self, samples: int, generator: torch.Generator) -> Drawn:
         """Draw some architectures at once, by `generator` on the parameters' device."""

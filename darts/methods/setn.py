@@ -13,6 +13,7 @@ is likeliest; several may be one architecture, which is compared once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,12 +24,13 @@ from darts.methods.random_search import BestOfDraws
 from darts.spaces import Space
 
 
-def likeliest(rows: Tensor, count: int) -> Tensor:
+def likeliest(rows: Sequence[Tensor], count: int) -> Tensor:
     """The `count` choices of one entry a row whose product is greatest, [count, rows], best first.
 
-    `rows`: [rows, n] logarithms; choices with one of -inf are left out.
+    `rows`: [n] logarithms each, of any n; choices with one of -inf are left out.
     """
-    sums, picks = rows.new_zeros(1), torch.zeros(1, 0, dtype=torch.int64, device=rows.device)
+    sums = rows[0].new_zeros(1)
+    picks = torch.zeros(1, 0, dtype=torch.int64, device=sums.device)
     for row in rows:
         both = (sums[:, None] + row).flatten()
         sums, place = both.topk(min(count, int(both.isfinite().sum())))
@@ -50,9 +52,10 @@ class SETN(BestOfDraws):
     def candidates(self) -> list[Weights]:
         """The likeliest."""
         shares = self.scores()
-        rows = [b.log().masked_fill(self.barred[c], -torch.inf) for c, b in shares.items()]
+        logs = [b.log().masked_fill(self.barred[c], -torch.inf) for c, b in shares.items()]
+        rows = [row for table in logs for row in table]
         found = {}
-        for pick in likeliest(torch.cat(rows), self.options.samples):
+        for pick in likeliest(rows, self.options.samples):
             split = zip(shares.items(), pick.split([len(b) for b in shares.values()]), strict=True)
             chosen = {cell: one_hot(own, beta) * beta for (cell, beta), own in split}
             genotype = self.space.derive(chosen)

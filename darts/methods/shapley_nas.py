@@ -7,7 +7,7 @@ are left out one after another in a random order, and each is credited with the 
 lost; an order ends when accuracy falls below half of the first. Over 10 orders the mean minus the
 standard deviation counts, normalised over each cell's α, in a moving average (0.8), a tenth of
 which is added to α. In the DARTS spaces K = 4, batch 256 and ω's rate 0.1 → 0, as in PC-DARTS, but
-edges have no weights of their own; there is no code for nb201, where the recipe stays.
+edges have no weights of their own; there is no code for other spaces, where the recipe stays.
 
 There each order has 1,024 images of its own, drawn from the half that ω does not see; here all have
 the same 1,024, unaugmented, and batch statistics always. The average starts at 0, not at noise.
@@ -49,7 +49,7 @@ class ShapleyNAS(Method):
     @classmethod
     def published(cls, space: Space) -> dict[str, Any]:
         """The released search."""
-        if space.stacked:
+        if not space.leaves_edges_out:
             return super().published(space)
         weights = {"learning_rate": 0.1, "final_learning_rate": 0.0, "weight_decay": 3e-4}
         own = {f"weights.{name}": value for name, value in weights.items()}

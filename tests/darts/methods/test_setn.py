@@ -16,13 +16,13 @@ def test_the_likeliest_choices_are_those_of_all(count: int) -> None:
         itertools.product(range(3), repeat=4),
         key=lambda pick: -float(sum(row[k] for row, k in zip(rows, pick, strict=True))),
     )
-    assert [tuple(pick) for pick in likeliest(rows, count).tolist()] == every[:count]
+    assert [tuple(pick) for pick in likeliest(list(rows), count).tolist()] == every[:count]
 
 
 def test_what_is_left_out_is_never_chosen() -> None:
     rows = torch.zeros(2, 3)
     rows[:, 1] = -torch.inf
-    assert sorted(likeliest(rows, 100).tolist()) == [[0, 0], [0, 2], [2, 0], [2, 2]]
+    assert sorted(likeliest(list(rows), 100).tolist()) == [[0, 0], [0, 2], [2, 0], [2, 2]]
 
 
 def test_candidates_are_one_hot_and_the_first_is_alphas_own() -> None:
