@@ -121,22 +121,22 @@ def test_networks_of_another_search_are_refused(images: ImageSet, tmp_path: Path
 
 
 def test_a_killed_command_loses_the_network_in_training_alone(tmp_path: Path) -> None:
-    size = ["--epochs", "1", "--channels", "4", "--networks", "4", "--searcher", "evolution"]
+    size = ["--epochs", "1", "--channels", "4", "--networks", "3", "--searcher", "evolution"]
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "darts", "blackbox", *size, "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + 240
+    end = time.monotonic() + 600
     while process.poll() is None and time.monotonic() < end:
-        if (out / "networks.csv").exists() and len(read_networks(out / "networks.csv")) >= 2:
+        if (out / "networks.csv").exists() and read_networks(out / "networks.csv"):
             break
         time.sleep(0.01)
     process.kill()
     process.wait()
     kept = read_networks(out / "networks.csv")
-    assert len(kept) >= 2
+    assert kept
     assert main(["blackbox", *size, "--out", str(out)]) == 0
     found = read_networks(out / "networks.csv")
-    assert len(found) == 4
+    assert len(found) == 3
     assert found[: len(kept)] == kept
     best = max(found, key=lambda trained: trained.valid)
     assert (out / "genotype.txt").read_text() == f"{best.genotype}\n"
