@@ -181,12 +181,17 @@ void few() {
   run<__nv_bfloat16>(c, true);
   c = {1, 9, 18, 16, 1, 1};  // several tiles
   run<__nv_bfloat16>(c, true);
-  c = {1, 3, 5, 32, 3, 1};  // more than a pass, the last one not full
+  c = {1, 3, 5, 32, 3, 1};  // three passes, one of them not full, in two blocks
+  simt::device.multiprocessors = 1;
   run<__nv_bfloat16>(c, true);
+  simt::device = {};
   c = {1, 4, 3, 64, 1, 1};  // a chunk a tap
   run<__nv_bfloat16>(c, true);
-  c = {1, 3, 3, 5, 1, 2};  // plain
+  c = {1, 3, 3, 40, 1, 2};  // plain, channels in two parts
   run<__half>(c, false);
+  c = {1, 2, 2, 16, 1, 1};
+  c.offset = 1;  // no copies of 16 bytes
+  run<float>(c, false);
 }
 
 void all() {
@@ -200,7 +205,9 @@ void all() {
   };
   for (const Case& c : cases) {
     run<__nv_bfloat16>(c, true);
+    simt::device.multiprocessors = 1;  // a block has several passes
     run<float>(c, true);
+    simt::device = {};
   }
   Case c;
   run<__nv_bfloat16>(c, true, 30.0);  // means far from zero
@@ -215,8 +222,7 @@ void all() {
     run<float>(plain, false);
     run<__nv_bfloat16>(plain, false);
   }
-  c.offset = 1;  // no copies of 16 bytes
-  run<float>(c, false);
+  c.offset = 1;
   run<__nv_bfloat16>(c, false);
   c.offset = 4;
   run<float>(c, true);
