@@ -77,6 +77,14 @@ def convolve(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     return [functional.conv2d(x, w, padding=w.shape[-1] // 2) for w in weights]
 
 
+def node_convolve(x: Tensor, three: Tensor, one: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `snsoftmax.node_convolve.node_convolve` where every edge is live."""
+    maps = convolve(functional.relu(x), [three, one])
+    mean = torch.cat([y.mean((0, 2, 3)) for y in maps])
+    var = torch.cat([y.var((0, 2, 3), correction=0) for y in maps])
+    return maps[0], maps[1], mean, var
+
+
 def depthwise(x: Tensor, weights: Sequence[Tensor], stride: int, dilation: int) -> list[Tensor]:
     """Every channel of ``x``, [N, C, H, W], convolved with its filters of each of ``weights``.
 
