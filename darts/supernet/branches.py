@@ -183,8 +183,6 @@ def pointwise(x: Tensor, weight: Tensor, edges: int) -> Tensor:
 class DepthwiseConvolutions(Branch):
     """What begins with depthwise convolutions, which read the rectified map together."""
 
-    cast: ClassVar[tuple[str, ...]] = ("pointwise",)
-
     def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:
         super().__init__(edges, channels, track)
         self.stride = stride
@@ -216,6 +214,7 @@ class DepthwiseConvolutions(Branch):
 class DilatedConvolutions(DepthwiseConvolutions):
     """dil_conv: depthwise with dilation 2, then pointwise."""
 
+    cast = ("pointwise",)
     dilation = 2
 
     def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:

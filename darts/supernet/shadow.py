@@ -37,9 +37,15 @@ def shadows(net: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """
     found = {}
     for prefix, module in net.named_modules():
-        # Not a subclass, such as one that is parametrised: it may read its weight otherwise too.
-        own = ("weight",) if type(module) in (nn.Conv2d, nn.Linear) else ()
-        for name in module.cast if isinstance(module, Branch) else own:
+        if isinstance(module, Branch):
+            names = module.cast
+        # Not a subclass, such as one that is parametrised: it may read its weight otherwise too;
+        # and not a depthwise one, whose weight kernels of our own may read.
+        elif type(module) in (nn.Conv2d, nn.Linear) and getattr(module, "groups", 1) == 1:
+            names = ("weight",)
+        else:
+            continue
+        for name in names:
             found[f"{prefix}.{name}"] = module.get_parameter(name)
     copies = _Copies.apply(dtype, *found.values())
     return dict(zip(found, copies, strict=True))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from darts.spaces import get_space
+from darts.spaces import DARTS, NB201, Space
 from darts.supernet import build_supernet, step
 from darts.supernet.shadow import shadows
+from tests.darts.chain_helpers import TINY
 
 
 class Casts(TorchDispatchMode):
@@ -29,22 +30,20 @@ class Casts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("space", ["nb201", "darts"])
+@pytest.mark.parametrize("space", [NB201, DARTS, TINY], ids=lambda space: space.name)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_step_has_the_same_bits(
-    space: str, frozen: bool, monkeypatch: pytest.MonkeyPatch
+    space: Space, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on a GPU: one convolution of PyTorch for all edges.
     monkeypatch.setattr("darts.supernet.branches.batched", lambda x: True)
     monkeypatch.setattr("darts.supernet.branches.convolves", lambda x, weight: False)
     torch.manual_seed(0)
-    found = get_space(space)
-    cells = 3 if space == "darts" else 1
-    net = build_supernet(found, channels=4, cells=cells, classes=10)
+    net = build_supernet(space, channels=4, cells=3 if space is DARTS else 1, classes=10)
     batch = torch.randn(4, 3, 16, 16), torch.arange(4)
     weights = {
         name: torch.rand(table.shape).softmax(-1).requires_grad_()
-        for name, table in found.cells.items()
+        for name, table in space.cells.items()
     }
     names = list(shadows(net, torch.bfloat16))
     parameters = dict(net.named_parameters())
