@@ -47,8 +47,10 @@ def state(device: str, root: Path = ROOT) -> str:
 
 
 def kernels(root: Path = ROOT) -> list[str]:
-    """The kernels that a GPU runs: those of csrc/kernels that have a CUDA source."""
-    return sorted({path.parent.name for path in (root / "csrc/kernels").glob("*/*.cu")})
+    """The kernels that a GPU runs: with a CUDA source, and an operator that launches it."""
+    found = {path.parent.name for path in (root / "csrc/kernels").glob("*/*.cu")}
+    operators = "".join(path.read_text() for path in (root / "csrc/torch").rglob("*.cpp"))
+    return sorted(name for name in found if f'#include "{name}/' in operators)
 
 
 def watching(kernel: str, root: Path = ROOT) -> list[str]:

@@ -12,11 +12,16 @@ from bench.gpu import tasks
 from darts.study import read_study
 
 ROOT = Path(__file__).resolve().parents[3]
-SOURCES = [
-    line.split("/")[0]
-    for line in (ROOT / "csrc/sources.txt").read_text().splitlines()
-    if line.endswith(".cu")
+KERNELS = [
+    name
+    for name in dict.fromkeys(
+        line.split("/")[0]
+        for line in (ROOT / "csrc/sources.txt").read_text().splitlines()
+        if line.endswith(".cu")
+    )
+    if any(f"{name}/{name}.h" in p.read_text() for p in (ROOT / "csrc/torch").rglob("*.cpp"))
 ]
+"""What is compiled for a GPU, less what no operator launches yet."""
 
 
 def device_tests(path: Path) -> list[str]:
@@ -25,7 +30,7 @@ def device_tests(path: Path) -> list[str]:
     return [f.name for f in functions if "cuda" in [a.arg for a in f.args.args]]
 
 
-@pytest.mark.parametrize("kernel", SOURCES)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_is_watched(
     kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,13 +45,16 @@ def test_every_kernel_is_watched(
         assert launched
 
 
-def test_a_new_kernel_is_found(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "csrc/kernels", tmp_path / "csrc/kernels")
-    assert tasks.kernels(tmp_path) == sorted(SOURCES)
-    new = tmp_path / "csrc/kernels/thing"
-    new.mkdir()
-    (new / "thing_cuda.cu").touch()
-    assert tasks.kernels(tmp_path) == sorted([*SOURCES, "thing"])
+def test_a_new_kernel_is_found_when_an_operator_launches_it(tmp_path: Path) -> None:
+    for folder in ("kernels", "torch"):
+        shutil.copytree(ROOT / "csrc" / folder, tmp_path / "csrc" / folder)
+    assert tasks.kernels(tmp_path) == sorted(KERNELS)
+    for name, text in (("kernels/thing/thing_cuda.cu", ""), ("torch/a.cpp", "")):
+        (tmp_path / "csrc" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "csrc" / name).write_text(text)
+    assert tasks.kernels(tmp_path) == sorted(KERNELS)
+    (tmp_path / "csrc/torch/a.cpp").write_text('#include "thing/thing.h"')
+    assert tasks.kernels(tmp_path) == sorted([*KERNELS, "thing"])
 
 
 def test_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
