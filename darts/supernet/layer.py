@@ -51,7 +51,7 @@ class SearchLayer(nn.Module):
         inputs: Sequence[Tensor],
         weights: Mapping[str, Tensor],
         live: Mapping[str, Live] | None,
-        shared: object,
+        shared: object = None,
     ) -> Tensor:
         """The map that leaves, of the one that enters; the rest as `Supernet` has it.
 
