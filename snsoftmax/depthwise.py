@@ -18,8 +18,8 @@ from snsoftmax import _C, reference  # noqa: F401  registers the operators
 
 _ops = torch.ops.snsoftmax
 _ON_CPU = {torch.float32, torch.float64, torch.bfloat16}
-_ON_CUDA = _ON_CPU | {torch.float16}
-_DTYPES = {"cpu": _ON_CPU, "cuda": _ON_CUDA, "meta": _ON_CUDA}
+_CHOSEN = {"cpu": _ON_CPU, "meta": _ON_CPU | {torch.float16}}
+"""The dtypes that our own kernels convolve on each type of device."""
 
 
 class Normalization(NamedTuple):
@@ -37,13 +37,13 @@ def kernels(
 ) -> Literal["own", "library"]:
     """Whose kernels convolve maps of ``dtype`` on ``device``, a type such as ``"cuda"``.
 
-    Our own wherever they take the sizes, whatever the number of channels. What stands for those for
-    CUDA where no GPU is at hand are the sources run on the CPU, the sanitizers, and the broken
-    copies that these notice (tests/csrc); docs/performance.md says what has run on a GPU. On the
-    device ``meta``, where nothing is computed, it is as on CUDA.
+    Our own on the CPU wherever they take the sizes, whatever the number of channels. Those for CUDA
+    are built and registered, but have not run on a GPU: until they have passed their device tests
+    there, cuDNN's are chosen. On the device ``meta``, where nothing is computed, it is as it will
+    be on CUDA.
     """
     takes = kernel in (3, 5) and stride in (1, 2) and dilation >= 1
-    return "own" if takes and dtype in _DTYPES.get(device, ()) else "library"
+    return "own" if takes and dtype in _CHOSEN.get(device, ()) else "library"
 
 
 def kernels_for(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Literal["own", "library"]:

@@ -53,12 +53,12 @@ def composed(x: Tensor, three: Tensor, one: Tensor, live: Tensor | None) -> Node
     if live is not None:
         of = live.repeat_interleave(x.shape[1]).split([len(three), len(one)])
         maps = [torch.where(part[:, None, None], y, 0) for part, y in zip(of, maps, strict=True)]
-    maps = [y.contiguous(memory_format=torch.channels_last) for y in maps]
+    y_three, y_one = (y.contiguous(memory_format=torch.channels_last) for y in maps)
     with torch.no_grad():
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        moments = [torch.var_mean(y.to(wide), (0, 2, 3), correction=0) for y in maps]
+        moments = [torch.var_mean(y.to(wide), (0, 2, 3), correction=0) for y in (y_three, y_one)]
         var, mean = (torch.cat(parts) for parts in zip(*moments, strict=True))
-    return NodeMaps(*maps, mean, var)
+    return NodeMaps(y_three, y_one, mean, var)
 
 
 # What the operator's tests run where there is no GPU.

@@ -71,17 +71,19 @@ def test_derivatives() -> None:
 def test_only_wanted_gradients(needs: tuple[bool, ...]) -> None:
     drawn = [t.requires_grad_(n) for t, n in zip(draw((2, 3, 4, 5), (2, 1)), needs, strict=True)]
     wanted = [t for t in drawn if t.requires_grad]
-    ours = torch.autograd.grad(sum(y.sum() for y in _NodeConvolve.apply(*drawn, None)[:2]), wanted)
-    theirs = torch.autograd.grad(sum(y.sum() for y in reference.node_convolve(*drawn)[:2]), wanted)
-    close(ours[0], theirs[0], torch.float64)
+    found: list[Tensor] = []
+    for maps in (_NodeConvolve.apply(*drawn, None), reference.node_convolve(*drawn)):
+        found += torch.autograd.grad(maps[0].sum() + maps[1].sum(), wanted)
+    close(found[0], found[1], torch.float64)
 
 
 @pytest.mark.parametrize("operator", [True, False])
 def test_edges_that_are_not_live(operator: bool) -> None:
-    drawn = [t.requires_grad_() for t in draw((2, 3, 4, 5), (2, 2))]
+    x, three_weights, one_weights = (t.requires_grad_() for t in draw((2, 3, 4, 5), (2, 2)))
+    drawn = x, three_weights, one_weights
     live = torch.tensor([False, True, True, False])
     call = _NodeConvolve.apply if operator else node_convolve
-    three, one, mean, var = call(*drawn, live)
+    three, one, mean, var = call(x, three_weights, one_weights, live)
     whole = reference.node_convolve(*drawn)
     alive = live.repeat_interleave(3)
     for ours, theirs in zip((mean, var), whole[2:], strict=True):
@@ -89,11 +91,12 @@ def test_edges_that_are_not_live(operator: bool) -> None:
         assert not ours[~alive].any()
     close(three[:, 3:], whole[0][:, 3:].detach(), torch.float64)
     close(one[:, :3], whole[1][:, :3].detach(), torch.float64)
-    theirs = torch.autograd.grad(whole[0][:, 3:].sum() + whole[1][:, :3].sum(), drawn)
+    wanted = torch.autograd.grad(whole[0][:, 3:].sum() + whole[1][:, :3].sum(), drawn)
     grads = [torch.full_like(y, float("nan")) for y in (three, one)]  # where nobody wrote
     grads[0][:, 3:] = 1
     grads[1][:, :3] = 1
-    for a, b in zip(torch.autograd.grad((three, one), drawn, grads), theirs, strict=True):
+    found = torch.autograd.grad((three, one), drawn, grads)
+    for a, b in zip(found, wanted, strict=True):
         close(a, b, torch.float64)
 
 
