@@ -221,9 +221,9 @@ def figure4(results: Mapping[str, Any], path: Path) -> None:
         prepare(axes, title, "epoch")
     places[2].set_ylim(70, 95)
     places[2].axhline(PUBLISHED["optimum"]["cifar10"], color="#6e7781", linewidth=0.8, ls=":")
-    figure.legend(
-        *places[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False
-    )
+    handles, labels = places[0].get_legend_handles_labels()
+    columns = min(8, max(1, 180 // max(map(len, labels), default=1)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     save(figure, path)
 
 
