@@ -150,7 +150,8 @@ struct Problem {
     // What the edges give may cancel.
     compare("the gradient of the map", grad_map, of_map,
             (3 + variant.edges) * Traits<T>::store_unit, a, variant);
-    compare("the gradient of the weights", grad_weights, of_weights, 8 * Traits<T>::unit, a,
+    // Of double maps the sums here round as often as the kernel's, over some hundred pixels.
+    compare("the gradient of the weights", grad_weights, of_weights, 16 * Traits<T>::unit, a,
             variant);
   }
 };
