@@ -140,7 +140,6 @@ def test_a_killed_command_loses_the_network_in_training_alone(tmp_path: Path) ->
     assert found[: len(kept)] == kept
     best = max(found, key=lambda trained: trained.valid)
     assert (out / "genotype.txt").read_text() == f"{best.genotype}\n"
-    assert not list(out.glob(".*"))
 
 
 def test_the_command_writes_what_it_found(

@@ -41,7 +41,7 @@ def test_a_name_is_taken_once() -> None:
 
 SHARED = {"__init__", "base", "controller", "schedules", "hessian"}
 """Files of darts/methods that are no method's own."""
-LONGER = {"perturbation": 34, "robust_darts": 26, "sdarts": 27, "sgas": 28}
+LONGER = {"perturbation": 35, "robust_darts": 26, "sdarts": 27, "sgas": 28}
 """Files that need more than 25 statements, and how many."""
 
 
