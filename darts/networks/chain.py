@@ -10,10 +10,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from darts.networks.in_turn import InTurn
 from darts.networks.layers import LAYERS, InvertedResidual, keeps
 from darts.networks.normalization import BatchNorm2d
 from darts.networks.table import (
-    Call,
     Cells,
     Choice,
     Edge,
@@ -24,7 +24,6 @@ from darts.networks.table import (
     check_operations,
     enter,
     require,
-    with_maps,
 )
 
 
@@ -48,7 +47,7 @@ class ConvNorm(nn.Sequential):
         )
 
 
-class ChainSkeleton(nn.Module):
+class ChainSkeleton(InTurn):
     """Stem, one block that is not searched, the layers, a 1x1 convolution, the classifier."""
 
     def __init__(self, shape: Chain, sizes: NetworkSizes, make_layer: MakeCell) -> None:
@@ -64,19 +63,6 @@ class ChainSkeleton(nn.Module):
         self.cells = nn.ModuleList(make_layer(place) for place in places)
         self.last = ConvNorm(places[-1].outputs, last, 1, 1)
         self.classifier = nn.Linear(last, sizes.classes)
-
-    def features(self, images: Tensor, call: Call = with_maps) -> Tensor:
-        """Pooled features, [batch, channels]."""
-        x: Tensor = self.stem(images)
-        for layer in self.cells:
-            x = call(layer, (x,))
-        y: Tensor = self.last(x)
-        return y.mean((2, 3))
-
-    def forward(self, images: Tensor, call: Call = with_maps) -> Tensor:
-        """Logits, [batch, classes], of ``images``, [batch, colours, height, width]."""
-        logits: Tensor = self.classifier(self.features(images, call))
-        return logits
 
 
 class DiscreteLayer(nn.Module):

@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
+from darts.networks.in_turn import InTurn
 from darts.networks.normalization import BatchNorm2d
 from darts.networks.operations import ResidualBlock
 from darts.networks.stacked import DiscreteCell
 from darts.networks.table import (
     SKELETONS,
-    Call,
     Cells,
     Choice,
     Edge,
@@ -33,7 +33,6 @@ from darts.networks.table import (
     enter,
     require,
     require_names,
-    with_maps,
 )
 
 CELL = (
@@ -48,7 +47,7 @@ WIDTHS = tuple(str(width) for width in range(8, WIDEST + 1, 8))
 """Of a layer, at C = 64."""
 
 
-class WidthsSkeleton(nn.Module):
+class WidthsSkeleton(InTurn):
     """Stem, five layers of the given widths, head."""
 
     def __init__(self, widths: Sequence[int], sizes: NetworkSizes, make_layer: MakeCell) -> None:
@@ -63,19 +62,6 @@ class WidthsSkeleton(nn.Module):
             inputs = outputs
         self.last = nn.Sequential(BatchNorm2d(inputs), nn.ReLU())
         self.classifier = nn.Linear(inputs, sizes.classes)
-
-    def features(self, images: Tensor, call: Call = with_maps) -> Tensor:
-        """Pooled features, [batch, channels]."""
-        x: Tensor = self.stem(images)
-        for layer in self.cells:
-            x = call(layer, (x,))
-        y: Tensor = self.last(x)
-        return y.mean((2, 3))
-
-    def forward(self, images: Tensor, call: Call = with_maps) -> Tensor:
-        """Logits, [batch, classes], of ``images``, [batch, colours, height, width]."""
-        logits: Tensor = self.classifier(self.features(images, call))
-        return logits
 
 
 def block(place: LayerPlace) -> nn.Module:
