@@ -11,15 +11,13 @@ each also as a CUDA graph; all take turns in one process, and medians are compar
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from bench.rivals import CLASSES
+from bench.rivals import CLASSES, Step
 from bench.step import PRECISIONS
 from bench.timing import (
     alternate,
@@ -37,7 +35,6 @@ from tests.reference.supernet import conventional
 
 SIZES = {"cuda": (20, 36, 96), "cpu": (8, 16, 32)}
 """Cells, channels and batch on each device."""
-Step = Callable[[], object]
 
 
 def training_step(

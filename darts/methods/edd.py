@@ -71,9 +71,8 @@ class EntropyDecay(Tempered):
 
     def usual_warmup(self) -> int:
         """Epochs at t = 1 where `warmup` gives none."""
-        return (
-            1 if self.follows_paper else round(self.epochs * (0.2 if self.space.stacked else 0.1))
-        )
+        share = 0.2 if self.space.stacked else 0.1
+        return 1 if self.follows_paper else round(share * self.epochs)
 
     def measured(self) -> Weights:
         """α of the cells that decide: only the normal one in the code, where there are two."""

@@ -1,14 +1,18 @@
-"""A network of stem, layers in turn and head, which the skeletons of chains fill."""
+"""A network of stem, cells or layers in turn and head, which several skeletons fill."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from darts.networks.operations import ResidualBlock
 from darts.networks.table import Call, with_maps
 
 
 class InTurn(nn.Module):
-    """Subclasses make ``stem``, the layers in ``cells``, ``last`` and ``classifier``."""
+    """Subclasses make ``stem``, ``cells``, ``last`` and ``classifier``.
+
+    A residual block among the cells is no place of the skeleton, and called as it is.
+    """
 
     stem: nn.Module
     cells: nn.ModuleList
@@ -18,8 +22,8 @@ class InTurn(nn.Module):
     def features(self, images: Tensor, call: Call = with_maps) -> Tensor:
         """Pooled features, [batch, channels]."""
         x: Tensor = self.stem(images)
-        for layer in self.cells:
-            x = call(layer, (x,))
+        for cell in self.cells:
+            x = cell(x) if isinstance(cell, ResidualBlock) else call(cell, (x,))
         y: Tensor = self.last(x)
         return y.mean((2, 3))
 

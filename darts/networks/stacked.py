@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from darts.networks.in_turn import InTurn
 from darts.networks.normalization import BatchNorm2d
 from darts.networks.operations import ResidualBlock, make_operation
 from darts.networks.table import (
-    Call,
     Cells,
     Choice,
     Edge,
@@ -24,11 +24,10 @@ from darts.networks.table import (
     enter,
     require,
     require_names,
-    with_maps,
 )
 
 
-class StackedSkeleton(nn.Module):
+class StackedSkeleton(InTurn):
     """NAS-Bench-201: stem, three stages of ``cells`` cells with residual blocks between, head.
 
     Channels double and the resolution halves from stage to stage. ``colours``: of the images.
@@ -49,19 +48,6 @@ class StackedSkeleton(nn.Module):
             self.cells.extend(make_cell(Place("cell", (channels,), channels)) for _ in range(cells))
         self.last = nn.Sequential(BatchNorm2d(channels), nn.ReLU())
         self.classifier = nn.Linear(channels, classes)
-
-    def features(self, images: Tensor, call: Call = with_maps) -> Tensor:
-        """Pooled features, [batch, channels]."""
-        x: Tensor = self.stem(images)
-        for cell in self.cells:
-            x = cell(x) if isinstance(cell, ResidualBlock) else call(cell, (x,))
-        y: Tensor = self.last(x)
-        return y.mean((2, 3))
-
-    def forward(self, images: Tensor, call: Call = with_maps) -> Tensor:
-        """Logits, [batch, classes], of ``images``, [batch, colours, height, width]."""
-        logits: Tensor = self.classifier(self.features(images, call))
-        return logits
 
 
 class DiscreteCell(nn.Module):

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
+from darts.networks.in_turn import InTurn
 from darts.networks.normalization import BatchNorm2d
 from darts.networks.operations import ReLUConvNorm
 from darts.networks.stacked import DiscreteCell
 from darts.networks.table import (
-    Call,
     Cells,
     Choice,
     Edge,
@@ -30,7 +30,6 @@ from darts.networks.table import (
     enter,
     require,
     require_names,
-    with_maps,
 )
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
@@ -41,7 +40,7 @@ MODULES = (True, False, True, False, True)
 """Whether each module begins with a cell that halves the resolution."""
 
 
-class TransNASSkeleton(nn.Module):
+class TransNASSkeleton(InTurn):
     """Stem, five modules of ``cells`` cells, head."""
 
     def __init__(self, sizes: NetworkSizes, make_cell: MakeCell) -> None:
@@ -60,19 +59,8 @@ class TransNASSkeleton(nn.Module):
                 if reduces and place == 0:
                     channels, stride = 2 * channels, 2
                 self.cells.append(make_cell(Place("cell", (inputs,), channels, stride=stride)))
+        self.last = nn.Identity()
         self.classifier = nn.Linear(channels, sizes.classes)
-
-    def features(self, images: Tensor, call: Call = with_maps) -> Tensor:
-        """Pooled features, [batch, channels]."""
-        x: Tensor = self.stem(images)
-        for cell in self.cells:
-            x = call(cell, (x,))
-        return x.mean((2, 3))
-
-    def forward(self, images: Tensor, call: Call = with_maps) -> Tensor:
-        """Logits, [batch, classes], of ``images``, [batch, colours, height, width]."""
-        logits: Tensor = self.classifier(self.features(images, call))
-        return logits
 
 
 @dataclass(frozen=True)

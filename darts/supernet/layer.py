@@ -80,13 +80,11 @@ class SearchLayer(nn.Module):
         """Which β counts for which map, [operations, maps]: inverted residuals, others, input."""
         key = computed, beta.device, beta.dtype
         if key not in self._kept:
-            live = [k for k, is_live in enumerate(computed) if is_live]
-            kinds: list[list[list[int]]] = [[], []]
-            for k in live:
-                if not isinstance(self.candidates[k], nn.Identity):
-                    kinds[not isinstance(self.candidates[k], InvertedResidual)].append([k])
-            through = [k for k in live if _adds_input(self.candidates[k])]
-            columns = [*kinds[0], *kinds[1], *([through] if through else [])]
+            live = [(k, m) for k, m in enumerate(self.candidates) if computed[k]]
+            normalized = [[k] for k, m in live if isinstance(m, InvertedResidual)]
+            plain = [[k] for k, m in live if not isinstance(m, (InvertedResidual, nn.Identity))]
+            through = [k for k, m in live if _adds_input(m)]
+            columns = [*normalized, *plain, *[through] * bool(through)]
             found = torch.zeros(len(computed), len(columns))
             for place, rows in enumerate(columns):
                 found[rows, place] = 1.0
