@@ -21,6 +21,7 @@ struct Variant {
   int edges = 1;
   bool sliced = false;     ///< their maps are slices of the channels of one
   bool rectified = false;  ///< they read x normalised and rectified
+  int beside = 0;          ///< channels of the slices' map that are no edge's
 };
 
 constexpr Variant kVariants[] = {{1, false, false}, {3, false, true}, {6, true, true},
@@ -89,7 +90,9 @@ struct Problem {
   }
 
   int64_t each() const { return a.channels * a.taps(); }
-  int64_t pitch() const { return variant.sliced ? variant.edges * a.channels : a.channels; }
+  int64_t pitch() const {
+    return variant.sliced ? variant.edges * a.channels + variant.beside : a.channels;
+  }
 
   /// The edges with their results or gradients in `maps`, which begin `offset` elements later.
   DepthwiseEdges edges(Maps& maps, size_t offset = 0) const {

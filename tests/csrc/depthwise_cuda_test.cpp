@@ -16,29 +16,36 @@ std::vector<T> shifted(const std::vector<T>& map, size_t offset) {
   return moved;
 }
 
-/// Maps that start off a 16-byte boundary take another path: `offset` elements from one.
+/// Maps that start off a 16-byte boundary take another path: `offset` elements from one for the
+/// gradients, `of_x` for x.
 template <class T>
-void run(int64_t images, const DepthwiseArgs& args, const Variant& variant, size_t offset = 0) {
+void run(int64_t images, const DepthwiseArgs& args, const Variant& variant, size_t offset,
+         size_t of_x) {
   using Op = typename Traits<T>::Op;
   Problem<T> p(images, args, variant);
-  auto x = shifted(p.x, offset);
+  auto x = shifted(p.x, of_x);
   std::vector<std::vector<T>> grad;
   for (const auto& map : p.grad) grad.push_back(shifted(map, offset));
   const auto gradients = p.edges(grad, offset);
-  expect_success(depthwise_forward_cuda(p.a, images, x.data() + offset, p.edges(p.y), nullptr));
-  expect_success(depthwise_backward_map_cuda(p.a, images, x.data() + offset, gradients,
+  expect_success(depthwise_forward_cuda(p.a, images, x.data() + of_x, p.edges(p.y), nullptr));
+  expect_success(depthwise_backward_map_cuda(p.a, images, x.data() + of_x, gradients,
                                              p.grad_map.data(), nullptr));
   std::vector<Op> found[2];
   for (auto& grad_weights : found) {
     grad_weights.resize(p.weights.size());
     std::vector<double> parts(p.weights.size() *
                               static_cast<size_t>(depthwise_parts_cuda(p.a, images)));
-    expect_success(depthwise_backward_weight_cuda(p.a, images, x.data() + offset, gradients,
+    expect_success(depthwise_backward_weight_cuda(p.a, images, x.data() + of_x, gradients,
                                                   parts.data(), grad_weights.data(), nullptr));
   }
   CHECK(std::memcmp(found[0].data(), found[1].data(), found[0].size() * sizeof(Op)) == 0,
         "the gradients of the weights differ from call to call");
   p.check(found[0]);
+}
+
+template <class T>
+void run(int64_t images, const DepthwiseArgs& args, const Variant& variant, size_t offset = 0) {
+  run<T>(images, args, variant, offset, offset);
 }
 
 DepthwiseArgs arguments(int64_t height, int64_t width, int64_t channels) {
@@ -66,6 +73,8 @@ int main(int count, char** given) {
   const Variant rectified{3, true, true};
   run<float>(2, arguments(5, 4, 40), rectified);    // more packs than a block takes, the last few
   run<float>(1, arguments(3, 4, 8), rectified, 1);  // packs that no 16 bytes hold
+  run<float>(1, arguments(3, 4, 8), rectified, 1, 0);             // the edges' maps alone lie so
+  run<float>(1, arguments(3, 4, 5), Variant{1, true, false, 3});  // a map beside others' channels
   run<float>(1, arguments(70, 65, 4),
              kVariants[0]);  // more parts than one, more pixels than threads
   auto other = arguments(4, 4, 8);

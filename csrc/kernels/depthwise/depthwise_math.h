@@ -27,13 +27,12 @@ SN_HOST_DEVICE I depthwise_source(I at, I tap, I stride, I dilation, I padding) 
   return stride * at + dilation * tap - padding;
 }
 
-/// The other way round: the result whose tap `tap` reads value `at` of the map, or -1 where there
-/// is none because `stride` passes it by or it would lie before the first. It may lie past the
-/// last.
+/// The other way round: the result whose tap `tap` reads value `at` of the map; below 0 where
+/// `stride` passes it by. It may also lie before the first, below 0 then, or past the last.
 template <class I>
 SN_HOST_DEVICE I depthwise_reader(I at, I tap, I stride, I dilation, I padding) {
   const I spread = at + padding - dilation * tap;
-  return spread >= 0 && spread % stride == 0 ? spread / stride : I(-1);
+  return spread % stride == 0 ? spread / stride : I(-1);
 }
 
 /// sum + value tap; `V` is a number or a register of them.
