@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from darts.networks.in_turn import InTurn
 from darts.networks.layers import LAYERS, InvertedResidual, keeps
-from darts.networks.normalization import BatchNorm2d
+from darts.networks.operations import ConvNormReLU
 from darts.networks.table import (
     Cells,
     Choice,
@@ -36,17 +36,6 @@ class Stage(NamedTuple):
     stride: int
 
 
-class ConvNorm(nn.Sequential):
-    """Convolution, batch normalisation, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-            BatchNorm2d(outputs),
-            nn.ReLU(),
-        )
-
-
 class ChainSkeleton(InTurn):
     """Stem, one block that is not searched, the layers, a 1x1 convolution, the classifier."""
 
@@ -56,12 +45,12 @@ class ChainSkeleton(InTurn):
             round(width * sizes.channels) for width in (shape.stem, shape.first, shape.last)
         )
         self.stem = nn.Sequential(
-            ConvNorm(sizes.colours, stem, 3, shape.stride),
+            ConvNormReLU(sizes.colours, stem, 3, shape.stride, True, True),
             InvertedResidual(stem, first, 3, 1, 1, True, True),
         )
         places = shape.places(sizes.channels)
         self.cells = nn.ModuleList(make_layer(place) for place in places)
-        self.last = ConvNorm(places[-1].outputs, last, 1, 1)
+        self.last = ConvNormReLU(places[-1].outputs, last, 1, 1, True, True)
         self.classifier = nn.Linear(last, sizes.classes)
 
 
@@ -128,6 +117,7 @@ class Chain(Skeleton):
     """Channels of the 1x1 convolution before the classifier."""
 
     chain: ClassVar[bool] = True
+    unit: ClassVar[str] = "layers"
     large_images: ClassVar[bool] = True
     search_settings: ClassVar[Mapping[str, Any]] = {"supernet.cells": 1}
 

@@ -40,8 +40,9 @@ class Genotype:
                 return cls(name, skeleton.read(text))
         raise ValueError(
             f"genotype {text!r} must be an NB201 string like '|nor_conv_3x3~0|+...', a DARTS tuple "
-            "like 'Genotype(normal=[...], ...)', a chain's layers like 'mobilenet(...)', or a "
-            "TransNAS-Bench-101 string like '64-41414-3_33_333'"
+            "like 'Genotype(normal=[...], ...)', a chain's layers like 'mobilenet(...)', a "
+            "TransNAS-Bench-101 string like '64-41414-3_33_333', or a NAS-Bench-101 cell like "
+            '{"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}'
         )
 
 

@@ -11,7 +11,7 @@ from darts.networks.table import Call, with_maps
 class InTurn(nn.Module):
     """Subclasses make ``stem``, ``cells``, ``last`` and ``classifier``.
 
-    A residual block among the cells is no place of the skeleton, and called as it is.
+    A residual block or a pooling among the cells is no place of the skeleton, and called as it is.
     """
 
     stem: nn.Module
@@ -23,7 +23,8 @@ class InTurn(nn.Module):
         """Pooled features, [batch, channels]."""
         x: Tensor = self.stem(images)
         for cell in self.cells:
-            x = cell(x) if isinstance(cell, ResidualBlock) else call(cell, (x,))
+            between = isinstance(cell, (ResidualBlock, nn.MaxPool2d))
+            x = cell(x) if between else call(cell, (x,))
         y: Tensor = self.last(x)
         return y.mean((2, 3))
 

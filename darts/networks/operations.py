@@ -31,6 +31,19 @@ class ReLUConvNorm(nn.Sequential):
         )
 
 
+class ConvNormReLU(nn.Sequential):
+    """Convolution, batch normalisation, ReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, affine: bool, track: bool
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            BatchNorm2d(outputs, affine=affine, track_running_stats=track),
+            nn.ReLU(),
+        )
+
+
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise `torch.nn.Conv2d` that keeps the size at stride 1.
 

@@ -61,6 +61,15 @@ class LayerPlace(NamedTuple):
     stride: int
 
 
+class NodesPlace(NamedTuple):
+    """Where a cell sits whose nodes carry the operations."""
+
+    inputs: int
+    """Channels of the map that enters."""
+    channels: int
+    """In a network those that leave, in the supernet those of each of its nodes."""
+
+
 MakeCell = Callable[[Any], nn.Module]
 """Makes what is searched at a place of the skeleton's kind."""
 Call = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
@@ -96,8 +105,12 @@ class Skeleton(ABC):
     """An architecture keeps two edges a node; otherwise every edge, which may be `none`."""
     chain: ClassVar[bool] = False
     """Layers one after another, each with an α of its own, and no cells."""
+    nodes: ClassVar[bool] = False
+    """One type of cell, whose nodes carry the operations and choose what they read."""
     additive: ClassVar[bool] = True
     """What an architecture costs is a sum over its edges, as budgets need it."""
+    unit: ClassVar[str] = "cell"
+    """What a cell type is the name of, in headings."""
     leading: ClassVar[tuple[str, ...]] = ()
     """The cell types that schedules look at; none named means all."""
     search_settings: ClassVar[Mapping[str, Any]] = {}
@@ -108,6 +121,11 @@ class Skeleton(ABC):
     """The network can have DARTS's auxiliary head."""
     large_images: ClassVar[bool] = False
     """The network can take images of ImageNet's size."""
+
+    @property
+    def without_edges(self) -> str:
+        """Where no cell has operations on its edges, what there is: the end of a sentence."""
+        return "is a chain of layers" if self.chain else "has them in nodes" if self.nodes else ""
 
     @abstractmethod
     def check(self, cells: Mapping[str, Sequence[Edge]]) -> None:

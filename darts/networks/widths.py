@@ -77,6 +77,7 @@ class Widths(Skeleton):
     """The entry; its text is the benchmark's, such as ``8:16:24:32:64``, at C = 64."""
 
     chain: ClassVar[bool] = True
+    unit: ClassVar[str] = "layers"
     additive: ClassVar[bool] = False
     search_settings: ClassVar[Mapping[str, Any]] = {
         "supernet.channels": WIDEST,
