@@ -64,10 +64,16 @@ def configure(**settings: Unpack[SearchKeywords]) -> SearchConfig:
     asked = build(SearchConfig, overrides)  # before anything else: names and values are valid
     space = get_space(asked.space)
     method = get_method(asked.method)
-    if method.needs_cells and space.around.chain:
+    if method.needs_cells and (instead := space.around.without_edges):
         raise ConfigError(
-            f"method={method.name} needs cells, and space={asked.space} is a chain of layers; "
-            "take a method that does not, such as edd, or a space of cells, such as nb201"
+            f"method={method.name} needs operations on edges of cells, and space={asked.space} "
+            f"{instead}; take a method that does not, such as edd, or a space such as nb201"
+        )
+    if method.settles_on_one and space.keeps_several:
+        raise ConfigError(
+            f"method={method.name} settles on one candidate a row of α, and in "
+            f"space={asked.space} nodes read several others; take a method that does not, such as "
+            "edd, or a space such as nb201"
         )
     published = method.published(space)
     name = asked.recipe or published.pop("recipe")

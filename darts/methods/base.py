@@ -108,7 +108,9 @@ class Method:
     single_level: ClassVar[bool] = False
     """Whether ω and α learn from the same batches of all training images (no split)."""
     needs_cells: ClassVar[bool] = False
-    """Whether it is for spaces of cells alone, and has no meaning for a chain of layers."""
+    """Whether it is for cells with operations on their edges alone."""
+    settles_on_one: ClassVar[bool] = False
+    """Whether it decides for one candidate of an edge, and no space may keep several."""
     capturable: ClassVar[bool] = True
     """Whether all steps of an epoch run the same kernels with the same numbers given by the host,
     and read nothing back: then they are one CUDA graph. The learning rate of ω and the temperature

@@ -52,7 +52,8 @@ def decisions(space: Space) -> Tensor:
     for cell in cells:
         for node in cell.nodes:
             edges = torch.tensor(cell.incoming(node)) + start
-            crowds = [edges] * min(KEPT_EDGES, len(edges)) if few else edges[:, None]
+            each = edges[:, None].repeat_interleave(cell.kept, 0)
+            crowds = [edges] * min(KEPT_EDGES, len(edges)) if few else each
             found += [torch.zeros_like(free).index_copy(0, at, free[at]) for at in crowds]
         start += len(cell.edges)
     return torch.stack(found)
@@ -66,11 +67,15 @@ class Controller(nn.Module):
         source: generator of the first parameters, on the CPU.
     """
 
+    kept: Tensor
+    """Candidates of an edge that are chosen, [edges of all cells, 1]."""
     open: Tensor
 
     def __init__(self, space: Space, source: torch.Generator) -> None:
         super().__init__()
         self.shapes = {name: cell.shape for name, cell in space.cells.items()}
+        kept = [[cell.kept] for cell in space.cells.values() for _ in cell.edges]
+        self.register_buffer("kept", torch.tensor(kept))
         self.register_buffer("open", decisions(space))
         edges, operations = self.open.shape[1:]
         self.start = nn.Parameter(torch.empty(1, 1, UNITS))
@@ -98,7 +103,7 @@ class Controller(nn.Module):
                 TANH * torch.tanh(head(output[0]) / TEMPERATURE)
                 for head in (self.operation, self.edge)
             )
-            free = opened & (chosen.sum(-1, keepdim=True) == 0)
+            free = opened & (chosen == 0) & (chosen.sum(-1, keepdim=True) < self.kept)
             logits = (by_operation[:, None] + by_edge[:, :, None]).masked_fill(~free, -torch.inf)
             logs = logits.flatten(1).log_softmax(-1)
             index = torch.multinomial(logs.detach().exp(), 1, generator=generator)

@@ -17,6 +17,7 @@ OPEN, REMOVED = -1, -2
 class Fixing(Method):
     """Keeps which edges are decided, and gives them a β of exactly 1 and 0."""
 
+    settles_on_one = True
     kept: ClassVar[tuple[str, ...]] = ("fixed",)
 
     def __init__(self, *arguments: Any) -> None:

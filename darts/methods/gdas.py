@@ -51,8 +51,14 @@ class SinglePath(Method):
         return chosen(soft, soft.argmax(-1))
 
     def weights(self) -> Weights:
-        """A fresh sample of every edge."""
-        return {cell: self.sample(cell, logits) for cell, logits in self.logits.items()}
+        """A fresh sample of every edge; of what nodes read, a relaxed one.
+
+        NAS-Bench-1Shot1's GDAS does so, since hard samples of it made gradients explode.
+        """
+        cells, logits = self.space.cells, self.logits
+        return {
+            c: (self.relaxed if cells[c].maps else self.sample)(c, a) for c, a in logits.items()
+        }
 
     def arch_objective(self, loss: Loss) -> Tensor:
         """The loss of the sample, computing nothing but it."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from darts.config import setting
-from darts.methods.base import Method, Step, Trainer, Weights, one_hot, register
+from darts.methods.base import Method, Step, Trainer, Weights, register
 from darts.networks.genotype import KEPT_EDGES, Genotype
 from darts.spaces import Space
 
@@ -55,8 +55,9 @@ class BestOfDraws(Method):
         """One-hot β of a uniformly drawn architecture; nothing is decided on the host."""
         drawn = {}
         for cell, barred in self.barred.items():
-            pick = self.noise(*barred.shape).masked_fill(barred, -1.0).argmax(-1)
-            drawn[cell] = one_hot(pick, self.logits[cell].detach())
+            order = self.noise(*barred.shape).masked_fill(barred, -1.0).argsort(-1, descending=True)
+            first = order.argsort(-1) < self.space.cells[cell].kept
+            drawn[cell] = first.to(self.logits[cell])
             for edges in self.crowds[cell]:
                 rank = self.noise(len(edges)).argsort().argsort()
                 drawn[cell].index_copy_(0, edges, drawn[cell][edges] * (rank < KEPT_EDGES)[:, None])

@@ -42,6 +42,7 @@ def likeliest(rows: Sequence[Tensor], count: int) -> Tensor:
 class SETN(BestOfDraws):
     """Adds α to random search."""
 
+    settles_on_one = True
     steady = True
 
     @classmethod

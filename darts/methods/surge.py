@@ -65,7 +65,8 @@ class SurgeNAS(SinglePath):
 
         Orders are drawn each time, so that nothing is decided on the host.
         """
-        operations = max(logits.shape[-1] for logits in self.logits.values())
+        cells = self.space.cells.values()
+        operations = max(len(cell.candidates[0]) for cell in cells if not cell.maps)
         drawn = torch.stack([ranks.any() for ranks in self.ranks.values()]).all()
         self.place.copy_(torch.where(drawn, (self.place + 1) % operations, 0))
         for cell, logits in self.logits.items():

@@ -45,6 +45,10 @@ APPEARANCE: dict[str, tuple[str, str]] = {
     "mb_conv_5x5_e6": ("5×5 ×6", "#2b8a5a"),
     "mb_conv_7x7_e3": ("7×7 ×3", "#c79ad6"),
     "mb_conv_7x7_e6": ("7×7 ×6", "#7d3c98"),
+    "conv1x1-bn-relu": ("conv 1×1", "#4aa3df"),
+    "conv3x3-bn-relu": ("conv 3×3", "#0b4f8a"),
+    "maxpool3x3": ("max pool", "#6aa84f"),
+    **{str(node): (f"node {node}", "#4b5d67") for node in range(7)},
     **{str(width): (f"{width} wide", "#2f7fc1") for width in range(8, 65, 8)},
 }
 """Label and colour of each operation, the same in every picture."""

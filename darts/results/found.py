@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from darts.networks.nb101 import to_graph
 from darts.networks.table import SKELETONS
 from darts.results.figures import APPEARANCE, INK, MUTED, Quantity, draw_trajectory, save
 from darts.results.run_folder import EpochRecord
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from darts.networks.genotype import Choice, Genotype
+    from darts.networks.module_graph import ModuleGraph
 
+UNUSED = "#d0d7de"
+"""What does not lead from the input to the output."""
 _BOWS = {1: 0.0, 2: 0.3, 3: 0.36}
 """Bow of an arrow between nodes of a row, by how many places it spans."""
 
@@ -59,8 +63,12 @@ def save_run(
 
 
 def found(genotype: Genotype) -> dict[str, Callable[[Axes], None]]:
-    """The drawings of an architecture by name: of each cell type, or of a chain."""
-    if SKELETONS[genotype.skeleton].chain:
+    """The drawings of an architecture by name: of each cell type, of a chain, or of a graph."""
+    skeleton = SKELETONS[genotype.skeleton]
+    if skeleton.nodes:
+        graph = to_graph(genotype.cells)
+        return {"cell": partial(draw_graph, graph=graph, title=f"Found cell {graph.digest()}")}
+    if skeleton.chain:
         layers = sorted((c for _, choices in genotype.cells for c in choices), key=_source)
         return {"chain": partial(draw_chain, choices=layers, title="Found layers")}
     return {
@@ -98,6 +106,32 @@ def draw_chain(axes: Axes, choices: Sequence[Choice], *, title: str) -> None:
     axes.set_ylim(-0.1, 1.1)
 
 
+def draw_graph(axes: Axes, graph: ModuleGraph, *, title: str) -> None:
+    """Draw a cell whose nodes carry the operations, from left to right, and what they read.
+
+    Args:
+        axes: where to draw.
+        graph: the cell; what does not lead to its output is drawn in grey.
+        title: above the graph.
+    """
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.axis("off")
+    used = graph.used()
+    for target in range(graph.last + 1):
+        for source in graph.sources(target):
+            colour = INK if {source, target} <= used else UNUSED
+            side = 1 if source % 2 else -1
+            bow = 0.0 if target - source == 1 else 0.28 * side
+            _arrow(axes, (1.9 * source, 0.0), (1.9 * target, 0.0), bow, colour, width=1.4)
+    for vertex, operation in enumerate(graph.operations):
+        label, colour = APPEARANCE.get(operation, (operation, INK))
+        ends = vertex in (0, graph.last)
+        ink, face = ("white", INK) if ends else (colour if vertex in used else UNUSED, "white")
+        _name(axes, (1.9 * vertex, 0.0), label, ink, face)
+    axes.set_xlim(-0.9, 1.9 * graph.last + 0.9)
+    axes.set_ylim(-2.2, 2.2)
+
+
 def draw_cell(axes: Axes, choices: Sequence[Choice], *, title: str) -> None:
     """Draw a discrete cell: nodes from left to right, one labelled arrow for each chosen operation.
 
@@ -122,24 +156,28 @@ def draw_cell(axes: Axes, choices: Sequence[Choice], *, title: str) -> None:
         _arrow(axes, (final[0] + 0.3, 0.0), places[last + 1], 0.0, MUTED, width=1.2)
     for (node, (x, y)), name in zip(sorted(places.items()), _names(inputs, last), strict=True):
         ends = node < inputs or node == len(places) - 1
-        axes.text(
-            x,
-            y,
-            name,
-            ha="center",
-            va="center",
-            fontsize=10,
-            color="white" if ends else INK,
-            zorder=5,
-            bbox={
-                "boxstyle": "round,pad=0.38",
-                "facecolor": INK if ends else "white",
-                "edgecolor": INK,
-                "linewidth": 0.8,
-            },
-        )
+        _name(axes, (x, y), name, *(("white", INK) if ends else (INK, "white")))
     axes.set_xlim(-0.6, max(x for x, _ in places.values()) + 0.6)
     axes.set_ylim((-0.9, 1.5) if inputs == 1 else (-1.95, 1.95))
+
+
+def _name(axes: Axes, place: tuple[float, float], name: str, ink: str, face: str) -> None:
+    """Write a node's name where it is."""
+    axes.text(
+        *place,
+        name,
+        ha="center",
+        va="center",
+        fontsize=10,
+        color=ink,
+        zorder=5,
+        bbox={
+            "boxstyle": "round,pad=0.38",
+            "facecolor": face,
+            "edgecolor": INK,
+            "linewidth": 0.8,
+        },
+    )
 
 
 def _places(inputs: int, last: int) -> dict[int, tuple[float, float]]:

@@ -325,25 +325,19 @@ def _heat_maps(run: Run, cell: str) -> str:
     """β of each edge over the epochs: one row of pixels an operation, one column an epoch."""
     edges = run.space.cells[cell]
     maps = []
-    for edge, ((source, target), candidates) in enumerate(
-        zip(edges.edges, edges.candidates, strict=True)
-    ):
+    for edge, candidates in enumerate(edges.candidates):
         values = np.array([record["weights"][cell][edge] for record in run.records]).T
         names = [APPEARANCE.get(name, (name, ""))[0] for name in candidates]
         labels = "".join(f"<span>{html.escape(name)}</span>" for name in names)
         strongest = f"{names[int(values[:, -1].argmax())]} {values[:, -1].max():.2f}"
         maps.append(
-            f"<figure class=beta><figcaption>{source} → {target}: {html.escape(strongest)}"
+            f"<figure class=beta><figcaption>{edges.label(edge)}: {html.escape(strongest)}"
             f'</figcaption><div style="height: {1.35 * len(names):.2f}rem">'
             f"<div class=ops>{labels}</div>"
-            f'<img alt="β of edge {source} to {target} over the epochs" src="{png(values)}">'
+            f'<img alt="β of {edges.label(edge)} over the epochs" src="{png(values)}">'
             "</div></figure>"
         )
-    heading = (
-        ""
-        if cell == "cell"
-        else f"<h4>{html.escape(cell)} {'layers' if run.space.around.chain else 'cell'}</h4>"
-    )
+    heading = "" if cell == "cell" else f"<h4>{html.escape(cell)} {run.space.around.unit}</h4>"
     return f"{heading}<div class=betas>{''.join(maps)}</div>"
 
 

@@ -6,7 +6,8 @@ from darts.spaces.mobilenet import MOBILENET, MOBILENET_32
 from darts.spaces.nasnet import DARTS, DARTS_WITHOUT_NONE, S1, S2, S3, S4
 from darts.spaces.nats_sizes import NATS_SIZES
 from darts.spaces.nb201 import NB201, NB201_WITHOUT_NONE
-from darts.spaces.table import Cell, Layers, LayerWidths, Space
+from darts.spaces.one_shot import ONE_SHOT_1, ONE_SHOT_2, ONE_SHOT_3
+from darts.spaces.table import Cell, Layers, LayerWidths, NodeOperations, Sources, Space
 from darts.spaces.transnas import TRANSNAS
 
 SPACES = {
@@ -24,6 +25,9 @@ SPACES = {
         MOBILENET_32,
         TRANSNAS,
         NATS_SIZES,
+        ONE_SHOT_1,
+        ONE_SHOT_2,
+        ONE_SHOT_3,
     )
 }
 
@@ -35,6 +39,9 @@ __all__ = [
     "NATS_SIZES",
     "NB201",
     "NB201_WITHOUT_NONE",
+    "ONE_SHOT_1",
+    "ONE_SHOT_2",
+    "ONE_SHOT_3",
     "S1",
     "S2",
     "S3",
@@ -44,6 +51,8 @@ __all__ = [
     "Cell",
     "LayerWidths",
     "Layers",
+    "NodeOperations",
+    "Sources",
     "Space",
     "enter",
     "get_space",

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from darts.networks.genotype import KEPT_EDGES, Choice, Genotype
 from darts.networks.layers import LAYERS
+from darts.networks.module_graph import MOST_VERTICES
+from darts.networks.module_graph import OPERATIONS as NODE_OPERATIONS
 from darts.networks.operations import OPERATIONS, make_operation
 from darts.networks.table import SKELETONS, Edge, Skeleton
 from darts.networks.widths import WIDTHS
@@ -27,6 +29,8 @@ class Cell:
 
     known: ClassVar[Mapping[str, Any]] = OPERATIONS
     """What a candidate may be."""
+    maps: ClassVar[bool] = False
+    """Candidates are maps that there are anyway, so that to draw one of them spares nothing."""
 
     inputs: int
     edges: tuple[Edge, ...]
@@ -37,6 +41,8 @@ class Cell:
     """Pooling is followed by batch normalisation, as in the supernet of DARTS."""
     concatenate: bool = False
     """The output is all inner nodes side by side; otherwise it is the last node."""
+    kept: int = 1
+    """Candidates of an edge that an architecture has."""
 
     def __post_init__(self) -> None:
         if len(self.edges) != len(self.candidates):
@@ -48,6 +54,8 @@ class Cell:
             raise ValueError("candidates: every edge must have the same number of operations")
         if any(source >= target or target < self.inputs for source, target in self.edges):
             raise ValueError(f"edges: {self.edges} must lead from a node to a later, inner one")
+        if not 1 <= self.kept <= self.shape[1]:
+            raise ValueError(f"kept={self.kept} must be 1 to {self.shape[1]}, as many candidates")
         for operation in {name for row in self.candidates for name in row}:
             if operation not in self.known:
                 raise ValueError(
@@ -76,6 +84,11 @@ class Cell:
         """Stride of the operations on ``edge``."""
         return 2 if self.reduction and self.edges[edge][0] < self.inputs else 1
 
+    def label(self, edge: int) -> str:
+        """What is chosen on ``edge``, in pictures."""
+        source, target = self.edges[edge]
+        return f"{source} → {target}"
+
     def operation(self, name: str, inputs: int, outputs: int, stride: int) -> nn.Module:
         """A candidate of the stand-alone network, between maps of so many channels."""
         return make_operation(name, inputs, outputs, stride, True, True)
@@ -100,6 +113,35 @@ class LayerWidths(Cell):
     """Layers of a chain whose candidates are widths; see `darts.networks.widths`."""
 
     known: ClassVar[Mapping[str, Any]] = dict.fromkeys(WIDTHS)
+
+
+@dataclass(frozen=True)
+class NodeOperations(Cell):
+    """What the nodes of a cell do; ``edges[e]`` is (e, e + 1) for node e + 1.
+
+    See `darts.networks.nb101`.
+    """
+
+    known: ClassVar[Mapping[str, Any]] = dict.fromkeys(NODE_OPERATIONS)
+
+    def label(self, edge: int) -> str:
+        """The node."""
+        return f"node {self.edges[edge][1]}"
+
+
+@dataclass(frozen=True)
+class Sources(Cell):
+    """What node v of a cell reads: ``kept`` of those before it, whose numbers are the candidates.
+
+    The one edge is (v - 1, v).
+    """
+
+    known: ClassVar[Mapping[str, Any]] = dict.fromkeys(map(str, range(MOST_VERTICES)))
+    maps: ClassVar[bool] = True
+
+    def label(self, edge: int) -> str:
+        """The node that reads."""
+        return f"{self.edges[edge][1]} reads"
 
 
 @dataclass(frozen=True)
@@ -140,6 +182,11 @@ class Space:
         return self.around.leaves_edges_out
 
     @property
+    def keeps_several(self) -> bool:
+        """Whether an architecture has several candidates of an edge somewhere."""
+        return any(cell.kept > 1 for cell in self.cells.values())
+
+    @property
     def leading(self) -> tuple[str, ...]:
         """The cell types that schedules look at."""
         return self.around.leading or tuple(self.cells)
@@ -157,6 +204,7 @@ class Space:
     def derive(self, weights: Mapping[str, Tensor]) -> Genotype:
         """The discrete architecture of β: the strongest operation of each edge (Eq. 2).
 
+        Where an architecture has several candidates of an edge, these are the strongest.
         In the DARTS spaces ``none`` cannot be chosen, and each node keeps the two incoming edges
         whose strongest operation weighs most (Liu et al., section 2.4). The first of equals wins.
 
@@ -200,8 +248,9 @@ class Space:
 
 def _strongest_operations(cell: Cell, rows: list[list[float]]) -> tuple[Choice, ...]:
     return tuple(
-        Choice(candidates[max(range(len(row)), key=row.__getitem__)], *edge)
+        Choice(candidates[column], *edge)
         for edge, candidates, row in zip(cell.edges, cell.candidates, rows, strict=True)
+        for column in sorted(sorted(range(len(row)), key=lambda k: -row[k])[: cell.kept])
     )
 
 

@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts.networks.table import LayerPlace, NetworkSizes, Place
+from darts.networks.table import LayerPlace, NetworkSizes, NodesPlace, Place
 from darts.spaces import LayerWidths, Space, get_space
 from darts.supernet.cell import SearchCell, Shared
 from darts.supernet.layer import SearchLayer
+from darts.supernet.nodes import SearchNodes
 from darts.supernet.plan import Live
 from darts.supernet.width import SearchWidth
 
-Searched = SearchCell | SearchLayer | SearchWidth
+Searched = SearchCell | SearchLayer | SearchWidth | SearchNodes
 """What stands at a place of the skeleton."""
 
 
@@ -60,7 +61,9 @@ class Supernet(nn.Module):
         self.register_buffer("auxiliary_weight", torch.ones(()) if auxiliary_skip else None)
         executed = _with_auxiliary_skip(space) if auxiliary_skip else space
 
-        def make_cell(place: Place | LayerPlace) -> Searched:
+        def make_cell(place: Place | LayerPlace | NodesPlace) -> Searched:
+            if isinstance(place, NodesPlace):
+                return SearchNodes(executed.cells, place, track)
             if isinstance(place, LayerPlace):
                 edge = place.number, place.number + 1
                 name = next(n for n, table in executed.cells.items() if edge in table.edges)
@@ -157,10 +160,10 @@ def build_supernet(
 ) -> Supernet:
     """The supernet of ``space``, or of the space called so.
 
-    ``channels``: C of the first stage. ``cells``: per stage for NAS-Bench-201 (N), in all for the
-    DARTS spaces. ``track_statistics``: keep running batch-norm statistics in the cells; without,
-    batch statistics are used in evaluation too. ``partial``: K, 1/K of a node's channels go
-    through the operations and the rest past them (PC-DARTS). ``auxiliary_skip``: add DARTS-'s
+    ``channels``: C of the first stage. ``cells``: per stage for NAS-Bench-201 (N) and 1Shot1, in
+    all for the DARTS spaces. ``track_statistics``: keep running batch-norm statistics in the cells;
+    without, batch statistics are used in evaluation too. ``partial``: K, 1/K of a node's channels
+    go through the operations and the rest past them (PC-DARTS). ``auxiliary_skip``: add DARTS-'s
     skip connection to every edge. ``colours``: channels of the images. Raises ValueError on a size
     below 1 and where K does not divide the channels, UserError on an unknown name.
     """
@@ -169,7 +172,7 @@ def build_supernet(
     space.around.check_sizes(sizes)
     if partial < 1:
         raise ValueError(f"partial={partial} must be at least 1")
-    if space.around.chain and (partial > 1 or auxiliary_skip):
+    if (instead := space.around.without_edges) and (partial > 1 or auxiliary_skip):
         asked = f"partial={partial}" if partial > 1 else "auxiliary_skip=True"
-        raise ValueError(f"{asked} needs a space of cells, and {space.name} is a chain of layers")
+        raise ValueError(f"{asked} needs operations on edges of cells, and {space.name} {instead}")
     return Supernet(space, sizes, track_statistics, partial, auxiliary_skip)

@@ -170,8 +170,8 @@ def bounded_sizes(
     usual = configure_evaluation(genotype=str(some)).network
     if not space.around.additive:
         raise ConfigError(
-            f"budgets and latencies are sums over edges, and in space={space.name} what a layer "
-            "costs depends on its neighbour; take another space"
+            f"budgets and latencies are sums over edges, and in space={space.name} what one choice "
+            "costs depends on others; take another space"
         )
     channels, cells = budget.channels or usual.channels, budget.cells or usual.cells
     _check_sizes(space.around, channels, cells)

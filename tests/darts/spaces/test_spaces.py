@@ -121,6 +121,8 @@ def test_a_space_says_what_methods_ask_of_it() -> None:
         "darts-without-none": (*two_inputs, True),
         **dict.fromkeys(("s1", "s2", "s3", "s4"), (*two_inputs, False)),
         "nats-sizes": (False, False, 5, False),
+        **dict.fromkeys(("1shot1-1", "1shot1-2"), (False, False, 4, False)),
+        "1shot1-3": (False, False, 5, False),
         **dict.fromkeys(("mobilenet", "mobilenet-32"), (False, False, 15, False)),
     }
 

@@ -90,7 +90,9 @@ def test_bfloat16_is_close_to_float32(net: Supernet) -> None:
 
 
 def test_what_needs_cells_is_refused() -> None:
-    with pytest.raises(ValueError, match="partial=4 needs a space of cells, and tiny-chain is"):
+    with pytest.raises(
+        ValueError, match="partial=4 needs operations on edges of cells, and tiny-chain is"
+    ):
         build_supernet(TINY, channels=4, cells=1, classes=3, partial=4)
-    with pytest.raises(ValueError, match="auxiliary_skip=True needs a space of cells"):
+    with pytest.raises(ValueError, match="auxiliary_skip=True needs operations on edges of cells"):
         build_supernet(TINY, channels=4, cells=1, classes=3, auxiliary_skip=True)
