@@ -4,8 +4,9 @@
 
 PEERS is a folder with checkouts under their repository names (those that are absent are skipped and
 named): AutoDL-Projects, PCDEDD, DrNAS, gaea_release, PC-DARTS, SmoothDARTS, Beta-DARTS, darts-pt,
-sgas, FairDARTS, DARTS-, RobustDARTS. Each line says what was compared on the same α, seed and
-weights, and the largest absolute difference. Nothing needs a GPU: `.cuda()` is made to do nothing.
+sgas, FairDARTS, DARTS-, RobustDARTS, nasbench-1shot1. Each line says what was compared on the same
+α, seed and weights, and the largest absolute difference. Nothing needs a GPU: `.cuda()` is made to
+do nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import bench.parity.loops_darts
 import bench.parity.loops_family
 import bench.parity.loops_nb201
 import bench.parity.networks
+import bench.parity.one_shot
 import bench.parity.rules  # noqa: F401  and these
 from bench.parity.harness import CHECKS
 
