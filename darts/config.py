@@ -82,7 +82,7 @@ class SupernetConfig:
     """The network that holds every candidate."""
 
     channels: int = setting(16, "channels of the first cell", at_least=1)
-    cells: int = setting(5, "cells a stage (nb201), or in all (the other spaces)", at_least=1)
+    cells: int = setting(5, "cells a stage, or in all (the spaces of DARTS)", at_least=1)
     precision: Precision = setting("float32", "arithmetic of the feature maps")
     adapt: str = setting(
         "",

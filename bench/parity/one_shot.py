@@ -34,7 +34,8 @@ def without_packages() -> Iterator[None]:
     stands["seaborn"].set_style = lambda style: None  # type: ignore[attr-defined]
     sys.modules |= stands
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         for name in stands:

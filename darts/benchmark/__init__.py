@@ -1,1 +1,1 @@
-"""NAS-Bench-201's answers: the table of all its cells, and its import from the official files."""
+"""Answers: NAS-Bench-201's table and its import from the official files; NAS-Bench-101's table."""

@@ -8,8 +8,9 @@ the latter, but for the embeddings of the edges, which start at 0.
 
 On nb201 each edge is a decision for an operation. In the DARTS spaces each node decides twice for
 an edge and its operation, whose logits add up, and not twice for the same edge; `none` cannot be
-chosen. The authors' controller decides first for both nodes to read, then for both operations, and
-may read one node twice. Cells are drawn one after another by the same LSTM.
+chosen. Where several candidates of an edge are kept, it is decided for as often, and not twice for
+the same. The authors' controller decides first for both nodes to read, then for both operations,
+and may read one node twice. Cells are drawn one after another by the same LSTM.
 """
 
 from __future__ import annotations

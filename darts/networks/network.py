@@ -20,11 +20,11 @@ def build_network(
 ) -> nn.Module:
     """The stand-alone network of ``genotype``, to be trained from scratch.
 
-    ``cells``: per stage for NAS-Bench-201 (5 in the benchmark: 17 cells with the residual blocks),
-    in all for the DARTS spaces (20 for CIFAR, 14 for ImageNet). ``auxiliary``: DARTS's auxiliary
-    head; see `TwoInputNetwork` for what the network then returns. ``large``: for images of
-    ImageNet's size. Both are for genotypes of the DARTS spaces. ``colours``: of
-    the images. Raises ValueError on a malformed genotype or a size below 1.
+    ``cells``: per stage for NAS-Bench-201 (5 in the benchmark: 17 cells with the residual blocks)
+    and NAS-Bench-101 (3), in all for the DARTS spaces (20 for CIFAR, 14 for ImageNet).
+    ``auxiliary``: DARTS's auxiliary head; see `TwoInputNetwork` for what the network then returns.
+    ``large``: for images of ImageNet's size. Both are for genotypes of the DARTS spaces.
+    ``colours``: of the images. Raises ValueError on a malformed genotype or a size below 1.
     """
     if isinstance(genotype, str):
         genotype = Genotype.parse(genotype)

@@ -48,7 +48,8 @@ APPEARANCE: dict[str, tuple[str, str]] = {
     "conv1x1-bn-relu": ("conv 1×1", "#4aa3df"),
     "conv3x3-bn-relu": ("conv 3×3", "#0b4f8a"),
     "maxpool3x3": ("max pool", "#6aa84f"),
-    **{str(node): (f"node {node}", "#4b5d67") for node in range(7)},
+    "0": ("input", "#24292f"),
+    **{str(node): (f"node {node}", "#4b5d67") for node in range(1, 7)},
     **{str(width): (f"{width} wide", "#2f7fc1") for width in range(8, 65, 8)},
 }
 """Label and colour of each operation, the same in every picture."""

@@ -35,7 +35,7 @@ class NetworkConfig:
     """The stand-alone network."""
 
     channels: int = setting(16, "channels of the first cell", at_least=1)
-    cells: int = setting(1, "cells a stage (nb201), or in all (the other spaces)", at_least=1)
+    cells: int = setting(1, "cells a stage, or in all (the spaces of DARTS)", at_least=1)
     auxiliary: float = setting(0.0, "weight of the auxiliary head's loss; 0 = no head", at_least=0)
     drop_path: float = setting(
         0.0, "probability at the last epoch of dropping an operation, rising from 0", at_least=0
