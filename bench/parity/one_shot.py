@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -72,6 +72,12 @@ def twins(peers: Path, number: int) -> tuple[Any, Any]:
     return peer, net
 
 
+def in_their_order(tables: Mapping[str, Tensor]) -> list[Tensor]:
+    """α's tables, or their gradients, as their network has them: operations, output, inputs."""
+    nodes, *inputs, output = tables.values()
+    return [nodes.detach()[:, BACK], output.detach(), *(table.detach() for table in inputs)]
+
+
 def compared(peers: Path, number: int) -> Iterator[tuple[str, float]]:
     """One space."""
     peer, net = twins(peers, number)
@@ -82,49 +88,31 @@ def compared(peers: Path, number: int) -> Iterator[tuple[str, float]]:
         for name, a in method.logits.items()
     }
     method.optimizer = method.make_optimizer()
-    nodes, *inputs, output = method.logits.values()
-    pairs: list[tuple[Tensor, Tensor]] = list(
-        zip(peer.arch_parameters(), [nodes, output, *inputs], strict=True)
-    )
-    peer.alphas_mixed_op.data = nodes.detach()[:, BACK].clone()
-    for theirs, ours in pairs[1:]:
-        theirs.data = ours.detach().clone()
+    alphas = peer.arch_parameters()
+    for alpha, ours in zip(alphas, in_their_order(method.logits), strict=True):
+        alpha.data = ours.clone()
     images, labels = pair(1)
     loss = peer._loss(images, labels)
     yield "loss", gap(loss, F.cross_entropy(net(images, method.weights()), labels))
-    alphas = [theirs for theirs, _ in pairs]
     gradients = torch.autograd.grad(loss, alphas)
-    mine = dict(
-        zip(
-            method.logits,
-            method.arch_gradients(supernet_step(net, None, (images, labels))),
-            strict=True,
-        )
-    )
-    names = list(method.logits)
-    order = [names[0], names[-1], *names[1:-1]]
-    own = [mine[name] for name in order]
-    own[0] = own[0][:, BACK]
-    yield "gradient of α", max(map(gap, gradients, own))
+    own = method.arch_gradients(supernet_step(net, None, (images, labels)))
+    tables = dict(zip(method.logits, own, strict=True))
+    yield "gradient of α", max(map(gap, gradients, in_their_order(tables)))
     adam = torch.optim.Adam(alphas, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
     for alpha, gradient in zip(alphas, gradients, strict=True):
         alpha.grad = gradient
     adam.step()
-    method.arch_update(list(mine.values()))
-    moved = [method.logits[name] for name in order]
-    yield (
-        "α after one update",
-        max(gap(moved[0][:, BACK], alphas[0]), *map(gap, moved[1:], alphas[1:])),
-    )
+    method.arch_update(own)
+    yield "α after one update", max(map(gap, alphas, in_their_order(method.logits)))
     top = definitions(peers / "nasbench_analysis/utils.py", "get_top_k").get_top_k
-    space = get_space(f"1shot1-{number}")
+    space, last = get_space(f"1shot1-{number}"), len(alphas[0]) + 1
     graph = to_graph(space.derive(method.scores()).cells)
+    vertices = [last, *range(last - len(alphas) + 2, last)]
     read = [
-        sorted(top(alpha.detach().softmax(-1).numpy(), space.cells[name].kept))
-        for alpha, name in zip(alphas[1:], order[1:], strict=True)
+        sorted(top(alpha.detach().softmax(-1).numpy(), len(graph.sources(vertex))))
+        for alpha, vertex in zip(alphas[1:], vertices, strict=True)
     ]
-    found = [graph.sources(space.cells[name].edges[0][1]) for name in order[1:]]
-    yield "what nodes and output read (0 = equal)", float(read != found)
+    yield "what is read (0 = equal)", float(read != [graph.sources(v) for v in vertices])
 
 
 for space_number in (1, 2, 3):
