@@ -5,7 +5,7 @@ Search, ICLR 2020. How many is the table of the authors' code (automl/nasbench-1
 nasbench_analysis/search_spaces).
 """
 
-from darts.networks.module_graph import OPERATIONS
+from darts.networks.module_graph import MOST_EDGES, OPERATIONS
 from darts.networks.nb101 import NODES, reads
 from darts.spaces.table import Cell, NodeOperations, Sources, Space
 
@@ -13,9 +13,15 @@ from darts.spaces.table import Cell, NodeOperations, Sources, Space
 def one_shot(name: str, kept: tuple[int, ...]) -> Space:
     """The space whose nodes 1, 2, ... and output read so many of those before them.
 
-    What reads all of them has no choice, and no α.
+    What reads all of them has no choice, and no α. Raises ValueError where a cell would read more
+    than there is, or have more edges than the benchmark's.
     """
     last = len(kept)
+    for v, count in enumerate(kept, start=1):
+        if not 1 <= count <= v:
+            raise ValueError(f"kept={kept}: vertex {v} must read 1 to {v} of those before it")
+    if sum(kept) > MOST_EDGES:
+        raise ValueError(f"kept={kept} must add up to at most {MOST_EDGES} edges")
     nodes = tuple((v - 1, v) for v in range(1, last))
     cells: dict[str, Cell] = {NODES: NodeOperations(1, nodes, (OPERATIONS,) * len(nodes))}
     for v, count in enumerate(kept, start=1):

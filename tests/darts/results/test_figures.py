@@ -15,7 +15,7 @@ from darts.benchmark.nb201 import RESNET
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
 from darts.results.figures import APPEARANCE, draw_trajectory, draw_weights, save
-from darts.results.found import draw_cell, found, save_run
+from darts.results.found import UNUSED, draw_cell, found, save_run
 from darts.results.run_folder import EpochRecord
 from darts.spaces import SPACES
 
@@ -155,6 +155,35 @@ def test_a_chain_shows_each_layer_once_in_order() -> None:
     shown = [text.get_text() for text in drawn.texts]
     names = str(genotype).removeprefix("mobilenet(").removesuffix(")").split(", ")
     assert shown == [APPEARANCE[name][0] for name in names]
+
+
+def test_a_graph_shows_each_vertex_and_what_it_reads() -> None:
+    """What leads nowhere, vertex 2 here, is grey, and so is its edge."""
+    genotype = Genotype.parse(
+        '{"matrix": [[0, 1, 0, 0, 1], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1], '
+        '[0, 0, 0, 0, 0]], "ops": ["input", "maxpool3x3", "conv1x1-bn-relu", "maxpool3x3", '
+        '"output"]}'
+    )
+    drawn = axes()
+    (draw,) = found(genotype).values()
+    draw(drawn)
+    assert [text.get_text() for text in drawn.texts] == [
+        "input",
+        "max pool",
+        "conv 1×1",
+        "max pool",
+        "output",
+    ]
+    arrows = [patch for patch in drawn.patches if isinstance(patch, FancyArrowPatch)]
+    grey = [to_hex(arrow.get_edgecolor()) == UNUSED for arrow in arrows]
+    assert (len(arrows), sum(grey)) == (5, 1)
+    assert [text.get_color() == UNUSED for text in drawn.texts] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_labels_of_a_cell_do_not_overlap() -> None:

@@ -84,6 +84,10 @@ def test_a_space_of_ones_own() -> None:
 
 
 def test_what_cannot_be_kept_is_refused() -> None:
+    with pytest.raises(ValueError, match="vertex 2 must read 1 to 2 of those before it"):
+        one_shot("mine", (1, 3, 1))
+    with pytest.raises(ValueError, match="must add up to at most 9 edges"):
+        one_shot("mine", (1, 2, 2, 2, 3))
     with pytest.raises(ValueError, match="kept=3 must be 1 to 2, as many candidates"):
         Sources(1, ((1, 2),), (("0", "1"),), kept=3)
     with pytest.raises(ValueError, match="kept=0 must be 1 to 1"):
