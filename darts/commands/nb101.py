@@ -1,16 +1,22 @@
-"""A cell of NAS-Bench-101: its hash, its network's size, and what the benchmark's table says."""
+"""A cell of NAS-Bench-101: its hash, its network's size, and what the benchmark's table says.
+
+Of a search's folder the table also says what each epoch would have ended with.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 
 import torch
 
 from darts.benchmark.nb101 import Table
 from darts.errors import UserError
+from darts.networks.genotype import Genotype
 from darts.networks.nb101 import to_graph
 from darts.networks.network import build_network
 from darts.networks.table import SKELETONS
+from darts.results.run_folder import RunFolder
 from darts.training.evaluation_config import parse
 
 
@@ -45,4 +51,17 @@ def run(arguments: argparse.Namespace) -> int:
             )
         print(f"valid {answer.valid:.2f} %, test {answer.test:.2f} %, {answer.seconds:.0f} s")
         print(f"rank {table.rank(graph)} of {len(table.answers)} by test accuracy")
+        if os.path.isdir(arguments.arch):  # a text may be too long for a path
+            _follow(RunFolder.open(arguments.arch), table)
     return 0
+
+
+def _follow(run: RunFolder, table: Table) -> None:
+    """What each epoch would have ended with, if the run is a search."""
+    records = [record for record in run.records() if "genotype" in record]
+    if records:
+        print(f"{'epoch':>6}{'valid':>8}{'test':>8}{'rank':>8}")
+    for record in records:
+        graph = to_graph(Genotype.parse(record["genotype"]).cells)
+        answer = table[graph]
+        print(f"{record['epoch'] + 1:6}{answer.valid:8.2f}{answer.test:8.2f}{table.rank(graph):8}")

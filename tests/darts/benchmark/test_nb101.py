@@ -10,6 +10,7 @@ import pytest
 from darts.benchmark.nb101 import COLUMNS, Table
 from darts.cli import main
 from darts.errors import UserError
+from darts.results.run_folder import RunFolder
 from tests.darts.networks.test_module_graph import CONV1, INCEPTION, POOL, graph
 
 PARAMS = 2_694_282
@@ -40,13 +41,27 @@ def test_lookup_and_rank(name: str, tmp_path: Path) -> None:
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
-    for content in ("id,arch\n1,x\n", "hash,params,valid,test,seconds\na,many,1,2,3\n", "\x00"):
+    for content in ("id,arch\n1,x\n", "hash,params,valid,test,seconds\na,many,1,2,3\n"):
         path.write_text(content)
-        if content != "\x00":
-            with pytest.raises(UserError, match="cannot be read as a NAS-Bench-101 table"):
-                Table.load(path)
+        with pytest.raises(UserError, match="cannot be read as a NAS-Bench-101 table"):
+            Table.load(path)
     with pytest.raises(UserError, match="cannot be read"):
         Table.load(tmp_path / "missing.csv")
+
+
+def test_command_follows_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder.create(tmp_path / "run", {"space": "1shot1-1"})
+    for epoch, cell in enumerate((OTHER, INCEPTION)):
+        run.append({"epoch": epoch, "genotype": str(cell)})
+    run.write_genotype(str(INCEPTION))
+    table = written(tmp_path / "table.csv")
+    assert main(["nb101", str(run.path), "--table", str(table)]) == 0
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert said[-3:] == [
+        ["epoch", "valid", "test", "rank"],
+        ["1", "80.00", "79.50", "2"],
+        ["2", "93.60", "93.10", "1"],
+    ]
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
