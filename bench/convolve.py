@@ -3,24 +3,45 @@
     python -m bench.convolve [--runs N] [--json PATH]
 
 On the CPU, in float32 and bfloat16, at the shapes of a NAS-Bench-201 search (C=16, batch 64): the
-three edges that leave a cell's input, by kernel size. Ours take bfloat16 maps with float32 weights,
-PyTorch's with bfloat16 ones.
+three edges that leave a cell's input, by kernel size, alone and with the batch normalisation of
+their results as a search's nodes make it. Ours take bfloat16 maps with float32 weights, PyTorch's
+with bfloat16 ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.maps import Case, draw, main
+from darts.supernet.mixture import SharedMap, Summand, mix
 from snsoftmax import reference
-from snsoftmax.convolve import convolve
+from snsoftmax.convolve import convolve, convolve_to_normalize
 
 BATCH, EDGES = 64, 3
 SHAPES = [(16, 32), (32, 16), (64, 8)]
+
+
+def theirs(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """PyTorch's convolutions."""
+    return reference.convolve(x, [w.to(x.dtype) for w in weights])
+
+
+def ours_normalized(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Each result through a node that reads it alone."""
+    one = torch.ones(1)
+    maps = [SharedMap.convolved(y) for y in convolve_to_normalize(x, weights, True)]
+    return [mix([Summand(y, True, 0, y.map.shape[1])], one, True) for y in maps]
+
+
+def theirs_normalized(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """PyTorch's convolutions and batch normalisation."""
+    return [F.batch_norm(y, None, None, training=True) for y in theirs(x, weights)]
 
 
 def cases(device: torch.device) -> Iterator[Case]:
@@ -33,14 +54,12 @@ def cases(device: torch.device) -> Iterator[Case]:
             shape = channels, channels, kernel, kernel
             weights = [draw(*shape, dtype=torch.float32, device=device) for _ in range(EDGES)]
 
-            def ours(x: Tensor = x, weights: list[Tensor] = weights) -> Sequence[Tensor]:
-                return convolve(x, weights)
-
-            def theirs(x: Tensor = x, weights: list[Tensor] = weights) -> Sequence[Tensor]:
-                return reference.convolve(x, [w.to(x.dtype) for w in weights])
-
+            given = x, weights
             name = f"{kernel}x{kernel}, {channels}@{size}x{size}"
-            yield Case(name, str(dtype).split(".")[1], [x, *weights], ours, theirs)
+            of = str(dtype).split(".")[1]
+            yield Case(name, of, [x, *weights], partial(convolve, *given), partial(theirs, *given))
+            both = partial(ours_normalized, *given), partial(theirs_normalized, *given)
+            yield Case(f"{name}, normalised", of, [x, *weights], *both)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ of normal numbers, against 0.24 % where the weights and the result alone are rou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,22 +37,105 @@ def convolves(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+class NormalizedGradient:
+    """The gradient of a map whose one reader normalises it, in the backward pass under way.
+
+    The reader hands over the gradient g of its own result and a line, [4, C] in opmath: mean,
+    slope, tilt and shift of slope g + tilt (y - mean) + shift, the gradient of the map y. It is
+    formed in a cache by the convolution that made the map, and never written.
+    """
+
+    def __init__(self) -> None:
+        self._task = -1
+        self._handed: tuple[Tensor, Tensor] | None = None
+
+    def hand(self, gradient: Tensor, line: Tensor) -> None:
+        """What the reader gives. The map has one reader alone."""
+        self._task = torch._C._current_graph_task_id()
+        self._handed = gradient, line
+
+    def take(self) -> tuple[Tensor, Tensor] | None:
+        """What was given in this pass."""
+        handed, self._handed = self._handed, None
+        return handed if self._task == torch._C._current_graph_task_id() else None
+
+
+class Convolved(NamedTuple):
+    """A convolution's result for a reader that normalises it.
+
+    ``moments``: [2, K] in float64, mean and sum of squared deviations of each channel, if asked
+    for. ``gradient`` takes the reader's gradient in place of autograd.
+    """
+
+    map: Tensor
+    moments: Tensor | None
+    gradient: NormalizedGradient
+
+
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(x if any(ctx.needs_input_grad[1:]) else None, *weights)
-        return tuple(_ops.convolve(x, weights))
+    def forward(
+        ctx: Any,
+        moments: bool,
+        gradients: Sequence[NormalizedGradient],
+        x: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        if moments:
+            maps, found = _ops.convolve_moments(x, weights)
+            ctx.mark_non_differentiable(found)
+        else:
+            maps, found = _ops.convolve(x, weights), None
+        needed = x if any(ctx.needs_input_grad[3:]) else None
+        ctx.save_for_backward(needed, *weights, *(maps if gradients else ()))
+        ctx.gradients = gradients
+        ctx.set_materialize_grads(False)
+        return *maps, *([] if found is None else [found])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
-        needs_map, *needs_weights = ctx.needs_input_grad
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, *saved = ctx.saved_tensors
+        needs_map, *needs_weights = ctx.needs_input_grad[2:]
+        count = len(needs_weights)
+        weights, maps, grads = saved[:count], saved[count:], given[:count]
+        handed = [gradient.take() for gradient in ctx.gradients]
+        nothing = None, None
+        if handed and None not in handed and not any(g is not None for g in grads):
+            of_maps, lines = zip(*handed, strict=True)
+            grad_map, of_weights = _ops.convolve_normalized_backward(
+                of_maps, maps, lines, x, weights, needs_map
+            )
+            return *nothing, grad_map if needs_map else None, *(of_weights or [None] * count)
+        whole = _written(grads, maps, handed)
+        if whole is None:
+            return None, *nothing, *(None for _ in weights)
         if torch.is_grad_enabled():
-            return _differentiable(grads, x, weights, [needs_map, any(needs_weights)])
-        grad_map = _ops.convolve_backward_map(grads, weights) if needs_map else None
+            return *nothing, *_differentiable(whole, x, weights, [needs_map, any(needs_weights)])
+        grad_map = _ops.convolve_backward_map(whole, weights) if needs_map else None
         if not any(needs_weights):
-            return grad_map, *(None for _ in weights)
-        return grad_map, *_ops.convolve_backward_weight(grads, x, weights[0].shape[-1])
+            return *nothing, grad_map, *(None for _ in weights)
+        kernel = weights[0].shape[-1]
+        return *nothing, grad_map, *_ops.convolve_backward_weight(whole, x, kernel)
+
+
+def _written(
+    grads: Sequence[Tensor | None],
+    maps: Sequence[Tensor],
+    handed: Sequence[tuple[Tensor, Tensor] | None],
+) -> list[Tensor] | None:
+    """The maps' gradients, be it from autograd or from readers, as tensors; None if all are 0."""
+    found = list(grads)
+    for i, (y, given) in enumerate(zip(maps, handed, strict=True)):
+        if given is not None:
+            gradient, line = given
+            mean, slope, tilt, shift = (part.view(-1, 1, 1) for part in line)
+            whole = (slope * gradient + (tilt * (y - mean) + shift)).to(y.dtype)
+            direct = found[i]
+            found[i] = whole if direct is None else direct + whole
+    like = next((g for g in found if g is not None), None)
+    if like is None:
+        return None
+    return [torch.zeros_like(like) if g is None else g for g in found]
 
 
 def _differentiable(
@@ -78,4 +161,16 @@ def convolve(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     On the CPU, float32 or float64, or bfloat16 with weights in float32; k is 1 or 3, C and K are
     multiples of 16.
     """
-    return list(_Convolve.apply(x, *weights))
+    return list(_Convolve.apply(False, (), x, *weights))
+
+
+def convolve_to_normalize(x: Tensor, weights: Sequence[Tensor], moments: bool) -> list[Convolved]:
+    """`convolve` for readers, one of each result, that normalise it by batch statistics.
+
+    Moments are taken while a result is in a cache, if ``moments``, and the gradients that the
+    readers hand over are formed there, image by image.
+    """
+    gradients = [NormalizedGradient() for _ in weights]
+    maps = list(_Convolve.apply(moments, gradients, x, *weights))
+    found = maps.pop() if moments else [None] * len(weights)
+    return [Convolved(*each) for each in zip(maps, found, gradients, strict=True)]

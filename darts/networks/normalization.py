@@ -78,7 +78,7 @@ def mixture_forward(
         for old, new in zip(running, (mean, unbiased), strict=True):
             torch._foreach_lerp_(old, list(new), MOMENTUM)
     out: tuple[Tensor, Tensor, Tensor] = _ops.mixture_forward(
-        normalized, plain, weights, list(mean), list(var), False, MOMENTUM, EPS
+        normalized, plain, weights, list(mean), list(var), [], False, MOMENTUM, EPS
     )
     return out
 
@@ -94,6 +94,7 @@ def mixture_backward(
     grad_plain: Sequence[Tensor],
     accumulate_plain: Sequence[bool],
     needs_weights: bool,
+    lines: Tensor | None = None,
 ) -> Tensor:
     """The operator `mixture_backward` in training, over the whole batch.
 
@@ -114,6 +115,7 @@ def mixture_backward(
         False,
         True,
         parallel.average(sums),
+        lines,
     )
     assert isinstance(grad_weights, Tensor)
     return grad_weights

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from darts.networks.normalization import EPS, MOMENTUM
 from darts.networks.operations import to_even
+from darts.supernet.mixture import SharedMap
 from darts.supernet.normalized_depthwise import normalized_depthwise
-from snsoftmax.convolve import convolve, convolves
+from snsoftmax.convolve import convolve, convolve_to_normalize, convolves
 from snsoftmax.depthwise import depthwise
 
 Views = dict[str, Tensor]
@@ -79,7 +80,12 @@ class Branch(nn.Module):
         """How many aliases of the rectified map ``forward`` takes for ``rows``."""
         return 1 if batched(x) else len(rows)
 
-    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
+    @property
+    def by_batch(self) -> bool:
+        """Will its results be normalised by statistics of the batch?"""
+        return self.training or self.statistics.mean is None
+
+    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[SharedMap]:
         """Un-normalised maps of the edges ``rows``: one with all their channels, or one each.
 
         ``xs``: aliases of the rectified map, one for each map that is returned.
@@ -99,7 +105,7 @@ class Branch(nn.Module):
         """The parameters, each with the edges along its first dimension."""
         raise NotImplementedError
 
-    def convolve(self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
+    def convolve(self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]) -> SharedMap:
         """The map of the edges ``rows``, whose weights are given, [batch, len(rows)·C, ...]."""
         raise NotImplementedError
 
@@ -125,16 +131,17 @@ class Convolutions(Branch):
     def readers(self, rows: Sequence[int], x: Tensor) -> int:  # noqa: D102
         return 1 if convolves(x, self.weight) else super().readers(rows, x)
 
-    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:  # noqa: D102
+    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[SharedMap]:  # noqa: D102
         if not convolves(xs[0], self.weight):
             return super().forward(xs, rows)
         parts = self.weight.chunk(self.edges)
-        return convolve(xs[0], [parts[r] for r in rows])
+        found = convolve_to_normalize(xs[0], [parts[r] for r in rows], self.by_batch)
+        return [SharedMap.convolved(each) for each in found]
 
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
-    ) -> Tensor:
-        return F.conv2d(x, weights[0], padding=weights[0].shape[-1] // 2)
+    ) -> SharedMap:
+        return SharedMap.of(F.conv2d(x, weights[0], padding=weights[0].shape[-1] // 2))
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {"1.weight": self.part(r, of(self.weight)), **self.statistics.views(r, "2")}
@@ -155,14 +162,14 @@ class Reductions(Branch):
 
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
-    ) -> Tensor:
+    ) -> SharedMap:
         c = self.channels
         first, second = weights[0].view(len(rows), 2, c // 2, c).unbind(1)
         zero = torch.zeros_like(first)
         upper_left = torch.stack((first, zero, zero, zero), dim=-1)
         lower_right = torch.stack((zero, zero, zero, second), dim=-1)
         taps = torch.stack((upper_left, lower_right), dim=1)
-        return F.conv2d(to_even(x), taps.view(-1, c, 2, 2), stride=2)
+        return SharedMap.of(F.conv2d(to_even(x), taps.view(-1, c, 2, 2), stride=2))
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         first, second = self.part(r, of(self.weight)).chunk(2)
@@ -180,6 +187,13 @@ def pointwise(x: Tensor, weight: Tensor, edges: int) -> Tensor:
     return F.conv2d(x, weight, groups=edges)
 
 
+def pointwise_to_normalize(x: Tensor, weight: Tensor, edges: int, by_batch: bool) -> SharedMap:
+    """`pointwise` for the mixture, which normalises it ``by_batch`` or by running statistics."""
+    if edges == 1 and convolves(x, weight):
+        return SharedMap.convolved(convolve_to_normalize(x, [weight], by_batch)[0])
+    return SharedMap.of(pointwise(x, weight, edges))
+
+
 class DepthwiseConvolutions(Branch):
     """What begins with depthwise convolutions, which read the rectified map together."""
 
@@ -193,7 +207,7 @@ class DepthwiseConvolutions(Branch):
     def readers(self, rows: Sequence[int], x: Tensor) -> int:  # noqa: D102
         return 1
 
-    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:  # noqa: D102
+    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[SharedMap]:  # noqa: D102
         (x,) = xs
         groups = [list(rows)] if batched(x) else [[r] for r in rows]
         weights = [[self.of_rows(w, group) for w in self.weights()] for group in groups]
@@ -226,8 +240,8 @@ class DilatedConvolutions(DepthwiseConvolutions):
 
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
-    ) -> Tensor:
-        return pointwise(x, weights[0], len(rows))
+    ) -> SharedMap:
+        return pointwise_to_normalize(x, weights[0], len(rows), self.by_batch)
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {
@@ -254,10 +268,10 @@ class SeparableConvolutions(DepthwiseConvolutions):
 
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
-    ) -> Tensor:
+    ) -> SharedMap:
         first, between, last = weights
         y = self._normalized_depthwise(pointwise(x, first, len(rows)), between, rows)
-        return pointwise(y, last, len(rows))
+        return pointwise_to_normalize(y, last, len(rows), self.by_batch)
 
     def _normalized_depthwise(self, y: Tensor, weight: Tensor, rows: Sequence[int]) -> Tensor:
         mean, var = self.middle.mean, self.middle.var

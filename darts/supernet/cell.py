@@ -115,7 +115,7 @@ class Source(nn.Module):
     ) -> list[Summand]:
         """What the operation contributes on each of its edges ``rows``."""
         branch = self._branch(operation)
-        maps = [SharedMap.of(y) for y in branch(xs, rows)]
+        maps: list[SharedMap] = branch(xs, rows)
         c = self.channels
         starts = range(0, len(rows) * c, c) if len(maps) < len(rows) else [0] * len(rows)
         owners = maps if len(maps) == len(rows) else maps * len(rows)

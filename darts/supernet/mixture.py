@@ -4,7 +4,8 @@ The maps that a node sums are shared: an identity or a pooled map is read by sev
 convolutions of several edges are channel slices of one map. Left to autograd, every reader would
 produce a gradient of its own, to be padded and added. Instead the readers of a map write into one
 `SharedGradient`, and the last of them hands it on; the gradient of a node's own map and of its
-average is never written at all, but made from its readers' by the node (`HandedGradients`).
+average is never written at all, but made from its readers' by the node (`HandedGradients`), and so
+is that of a convolution that one node alone reads (`NormalizedGradient`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 import snsoftmax  # noqa: F401  (registers the operators)
 from darts.devices import parallel
 from darts.networks.normalization import EPS, MOMENTUM, composed, mixture_backward, mixture_forward
+from snsoftmax.convolve import Convolved, NormalizedGradient
 from snsoftmax.rectify_average import HandedGradients
 
 _ops = torch.ops.snsoftmax
@@ -66,16 +68,28 @@ class SharedGradient:
             )
 
 
+Gradients = SharedGradient | HandedGradients | NormalizedGradient
+
+
 class SharedMap(NamedTuple):
-    """A map that nodes read, and where they leave its gradient."""
+    """A map that nodes read, and where they leave its gradient.
+
+    ``moments``: as in `Convolved`, where they are known; `mix` takes them itself otherwise.
+    """
 
     map: Tensor
-    gradient: SharedGradient | HandedGradients
+    gradient: Gradients
+    moments: Tensor | None = None
 
     @classmethod
     def of(cls, map: Tensor, gradient: HandedGradients | None = None) -> SharedMap:
         """``map`` with no reader yet; its gradient goes to ``gradient``, or into a buffer."""
         return cls(map, SharedGradient(map) if gradient is None else gradient)
+
+    @classmethod
+    def convolved(cls, found: Convolved) -> SharedMap:
+        """A map that one node alone is to read, and normalise."""
+        return cls(found.map, found.gradient, found.moments)
 
 
 class Summand(NamedTuple):
@@ -113,21 +127,25 @@ class _Mixture(torch.autograd.Function):
     def forward(
         ctx: Any,
         slices: Sequence[_Slice],
-        gradients: Sequence[SharedGradient | HandedGradients],
+        gradients: Sequence[Gradients],
+        moments: Sequence[Tensor],
         normalization: tuple[list[Tensor], list[Tensor], bool, float, float],
         weights: Tensor,
         *maps: Tensor,
     ) -> Tensor:
         k = sum(s.normalized for s in slices)
         parts = [s.of(maps) for s in slices]
-        means, variances, training, *_ = normalization
+        means, variances, *settings = normalization
+        training = settings[0]
         ctx.distributed = training and k > 0 and parallel.world() > 1
         if ctx.distributed:
             statistics = means, variances
             out, mean, rstd = mixture_forward(parts[:k], parts[k:], weights, statistics)
         else:
-            out, mean, rstd = _ops.mixture_forward(parts[:k], parts[k:], weights, *normalization)
-        for gradient, needed in zip(gradients, ctx.needs_input_grad[4:], strict=True):
+            out, mean, rstd = _ops.mixture_forward(
+                parts[:k], parts[k:], weights, means, variances, moments, *settings
+            )
+        for gradient, needed in zip(gradients, ctx.needs_input_grad[5:], strict=True):
             if isinstance(gradient, SharedGradient):
                 gradient.readers += needed
         ctx.save_for_backward(weights, mean, rstd, *maps)
@@ -139,8 +157,8 @@ class _Mixture(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weights, mean, rstd, *maps = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, None, None, *_differentiable(ctx, grad, weights, maps)
-        needs_weights, *needs_maps = ctx.needs_input_grad[3:]
+            return None, None, None, None, *_differentiable(ctx, grad, weights, maps)
+        needs_weights, *needs_maps = ctx.needs_input_grad[4:]
         nowhere = grad.new_empty(0)
         buffers, written = zip(
             *(
@@ -156,24 +174,32 @@ class _Mixture(torch.autograd.Function):
         targets = [nowhere if buffers[s.position] is nowhere else s.of(buffers) for s in ctx.slices]
         read = grad, parts[:k], parts[k:], weights, mean, rstd
         accumulate = [written[s.position] for s in ctx.slices[k:]]
+        handing = any(isinstance(gradient, NormalizedGradient) for gradient in ctx.gradients)
+        lines = mean.new_empty(k, 4, mean.shape[1]) if handing else None
         if ctx.distributed:
             grad_weights = mixture_backward(
-                *read, targets[:k], targets[k:], accumulate, needs_weights
+                *read, targets[:k], targets[k:], accumulate, needs_weights, lines
             )
         else:
+            write: Sequence[Any] = (targets[:k], [], targets[k:], accumulate)
             training = ctx.normalization[2]
             grad_weights = _ops.mixture_backward(
-                *read, targets[:k], [], targets[k:], accumulate, needs_weights, training
+                *read, *write, needs_weights, training, None, lines
             )
         for i, s in enumerate(ctx.slices):
             gradient = ctx.gradients[s.position]
-            if needs_maps[s.position] and isinstance(gradient, HandedGradients):
+            if not needs_maps[s.position]:
+                continue
+            if isinstance(gradient, HandedGradients):
                 gradient.hand(grad, weights[i])
+            elif isinstance(gradient, NormalizedGradient):
+                assert lines is not None
+                gradient.hand(grad, lines[i])
         closed = (
             gradient.close() if needs and isinstance(gradient, SharedGradient) else None
             for gradient, needs in zip(ctx.gradients, needs_maps, strict=True)
         )
-        return None, None, None, grad_weights if needs_weights else None, *closed
+        return None, None, None, None, grad_weights if needs_weights else None, *closed
 
 
 def _differentiable(
@@ -195,9 +221,9 @@ def _differentiable(
         out, _, _ = _ops.mixture(
             parts[:k], parts[k:], inputs[0], *statistics, training, momentum, eps
         )
-    wanted = [x for x, needs in zip(inputs, ctx.needs_input_grad[3:], strict=True) if needs]
+    wanted = [x for x, needs in zip(inputs, ctx.needs_input_grad[4:], strict=True) if needs]
     found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
-    return [next(found) if needs else None for needs in ctx.needs_input_grad[3:]]
+    return [next(found) if needs else None for needs in ctx.needs_input_grad[4:]]
 
 
 def mix(summands: Sequence[Summand], weights: Tensor, training: bool) -> Tensor:
@@ -212,11 +238,15 @@ def mix(summands: Sequence[Summand], weights: Tensor, training: bool) -> Tensor:
         _Slice(positions[id(s.shared.gradient)], s.normalized, s.start, s.channels)
         for s in summands
     )
+    moments = [s.shared.moments for s in summands if s.normalized]
+    if all(m is None for m in moments):
+        moments = []
     means = [s.mean for s in summands if s.mean is not None]
     variances = [s.var for s in summands if s.var is not None]
     out: Tensor = _Mixture.apply(
         slices,
         [s.gradient for s in shared.values()],
+        [torch.empty(0) if m is None else m for m in moments],
         (means, variances, training or not means, MOMENTUM, EPS),
         weights,
         *(s.map for s in shared.values()),

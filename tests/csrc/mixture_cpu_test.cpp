@@ -28,7 +28,7 @@ const char* run_forward(const MixtureArgs& args, const void* weights, const Mixt
   std::vector<double> partials(static_cast<size_t>(kChunks * size));
   if (training) {
     each_chunk(args, [&](int64_t i, int64_t begin, int64_t end) {
-      mixture_statistics_cpu(args, partials.data() + i * size, begin, end);
+      mixture_statistics_cpu(args, partials.data() + i * size, 0, begin, end);
     });
     mixture_merge_statistics_cpu(args, partials.data(), bounds_of(args).data(), kChunks, eps,
                                  momentum, running, mean, rstd);
@@ -51,9 +51,11 @@ const char* run_backward(const MixtureArgs& args, const void* weights, const voi
                        end);
   });
   mixture_merge_sums_cpu(args, partials.data(), kChunks, rstd, grad_weights);
+  // As many bytes as any opmath takes.
+  std::vector<double> lines(static_cast<size_t>(4 * args.normalized * args.channels));
+  mixture_lines_cpu(args, weights, mean, rstd, training ? partials.data() : nullptr, lines.data());
   each_chunk(args, [&](int64_t, int64_t begin, int64_t end) {
-    mixture_write_cpu(args, weights, mean, rstd, training ? partials.data() : nullptr, grad,
-                      gradients, begin, end);
+    mixture_write_cpu(args, weights, lines.data(), grad, gradients, begin, end);
   });
   return nullptr;
 }

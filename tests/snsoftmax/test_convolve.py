@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snsoftmax import _C, reference
-from snsoftmax.convolve import convolve, convolves
+from snsoftmax.convolve import NormalizedGradient, convolve, convolve_to_normalize, convolves
 
 ops = torch.ops.snsoftmax
 BFLOAT16 = torch.bfloat16
@@ -115,6 +119,157 @@ def test_only_wanted_gradients_are_computed() -> None:
     torch.testing.assert_close(again, grad)
 
 
+class Reader(torch.autograd.Function):
+    """Reads a map and hands a gradient and a line over in place of returning what they give."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        map: torch.Tensor,
+        to: NormalizedGradient,
+        gradient: torch.Tensor,
+        line: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.handed = to, gradient, line
+        return map.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: torch.Tensor) -> tuple[None, ...]:
+        to, *handed = ctx.handed
+        to.hand(*handed)
+        return None, None, None, None
+
+
+def on_line(line: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor) -> torch.Tensor:
+    """slope g + tilt (y - mean) + shift in float64."""
+    mean, slope, tilt, shift = (part.double().view(-1, 1, 1) for part in line)
+    found: torch.Tensor = slope * gradient.double() + tilt * (map.double() - mean) + shift
+    return found
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 11), st.integers(1, 11)),
+    st.sampled_from([16, 32, 48]),
+    st.lists(st.sampled_from(["handed", "autograd", "both", "nothing"]), min_size=1, max_size=3),
+    st.sampled_from([1, 3]),
+    st.sampled_from(list(TOLERANCE)),
+    st.sampled_from([1, 3]),
+)
+def test_gradients_that_readers_hand_over(
+    size: tuple[int, int, int],
+    c: int,
+    ways: Sequence[str],
+    kernel: int,
+    dtype: torch.dtype,
+    count: int,
+) -> None:
+    """However they come, and with more threads than images too."""
+    torch.manual_seed(0)
+    n, height, width = size
+    x = torch.randn(n, c, height, width, dtype=dtype, requires_grad=True)
+    weight_dtype = WEIGHT_OF.get(dtype, dtype)
+    weights = [
+        torch.randn(32, c, kernel, kernel, dtype=weight_dtype, requires_grad=True) for _ in ways
+    ]
+    with threads(count):
+        found = convolve_to_normalize(x, weights, False)
+        wide = [t.detach().double().requires_grad_() for t in (x, *weights)]
+        expected = reference.convolve(wide[0], wide[1:])
+        loss, grads = x.new_zeros(()), []
+        for (y, moments, to), way in zip(found, ways, strict=True):
+            assert moments is None
+            line = torch.randn(4, 32, dtype=weight_dtype)
+            handed, direct = torch.randn_like(y), torch.randn_like(y)
+            grad = torch.zeros_like(y, dtype=torch.float64)
+            if way in ("handed", "both"):
+                loss = loss + Reader.apply(y, to, handed, line)
+                grad += on_line(line, handed, y.detach())
+            if way in ("autograd", "both"):
+                loss = loss + (y * direct).sum()
+                grad += direct.double()
+            grads.append(grad)
+        ours = torch.autograd.grad(loss + 0 * x.sum(), [x, *weights], allow_unused=True)
+    theirs = torch.autograd.grad(expected, wide, grads)
+    for a, b in zip(ours, theirs, strict=True):
+        close(torch.zeros_like(b) if a is None else a, b, dtype)
+
+
+@pytest.mark.parametrize("needs", ["map", "weights"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_only_wanted_gradients_are_formed(needs: str, kernel: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 16, 5, 4, requires_grad=needs == "map")
+    weight = torch.randn(32, 16, kernel, kernel, requires_grad=needs == "weights")
+    gradient, line = torch.randn(3, 32, 5, 4), torch.randn(4, 32)
+    (y, _, to) = convolve_to_normalize(x, [weight], True)[0]
+    wanted = x if needs == "map" else weight
+    (ours,) = torch.autograd.grad(Reader.apply(y, to, gradient, line), [wanted])
+    (plain,) = convolve(x, [weight])
+    (theirs,) = torch.autograd.grad(plain, [wanted], on_line(line, gradient, y.detach()).float())
+    close(ours, theirs.double(), torch.float32)
+
+
+def test_what_was_handed_over_in_another_pass_is_gone() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 4, 4, requires_grad=True)
+    (y, _, to) = convolve_to_normalize(x, [torch.randn(16, 16, 3, 3)], False)[0]
+    to.hand(torch.full_like(y, torch.nan), torch.ones(4, 16))
+    (expected,) = torch.autograd.grad(y.sum(), [x], retain_graph=True)
+    assert expected.isfinite().all()
+    (again,) = torch.autograd.grad(y.sum(), [x])
+    assert torch.equal(again, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 11), st.integers(1, 11)),
+    st.integers(1, 3),
+    st.sampled_from([1, 3]),
+    st.sampled_from(list(TOLERANCE)),
+    st.sampled_from([1, 3]),
+)
+def test_moments_are_those_of_the_maps(
+    size: tuple[int, int, int], edges: int, kernel: int, dtype: torch.dtype, count: int
+) -> None:
+    torch.manual_seed(0)
+    n, height, width = size
+    x = 5 + torch.randn(n, 16, height, width, dtype=dtype)
+    weights = [
+        torch.randn(32, 16, kernel, kernel, dtype=WEIGHT_OF.get(dtype, dtype)) for _ in range(edges)
+    ]
+    with threads(count):
+        found = convolve_to_normalize(x, weights, True)
+    for (y, moments, _), expected in zip(found, convolve(x, weights), strict=True):
+        assert torch.equal(y, expected)
+        assert moments is not None
+        pixels = y.double().transpose(0, 1).flatten(1)
+        mean, m2 = pixels.mean(1), (pixels - pixels.mean(1, keepdim=True)).square().sum(1)
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(moments[0], mean, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(moments[1], m2, rtol=tolerance, atol=tolerance)
+
+
+def test_moments_of_no_images() -> None:
+    weights = [torch.randn(16, 16, 3, 3, requires_grad=True)]
+    ((y, moments, to),) = convolve_to_normalize(torch.randn(0, 16, 4, 4), weights, True)
+    assert moments is not None
+    assert moments.count_nonzero() == 0
+    Reader.apply(y, to, torch.randn_like(y), torch.ones(4, 16)).backward()
+    assert weights[0].grad is not None
+    assert weights[0].grad.count_nonzero() == 0
+
+
 def test_what_it_can_convolve() -> None:
     x, weight = torch.randn(1, 16, 4, 4), torch.randn(16, 16, 3, 3)
     assert convolves(x, weight)
@@ -159,6 +314,19 @@ def test_wrong_arguments_are_refused() -> None:
         ops.convolve_backward_weight([x[:, :, :2]], x, 3)
     with pytest.raises(ValueError, match="kernel must be 1 or 3, but is 2"):
         ops.convolve_backward_weight([x], x, 2)
+    line = torch.ones(4, 16)
+    with pytest.raises(ValueError, match="a map and a line for each of the 1 gradients"):
+        ops.convolve_normalized_backward([x], [x], [line, line], x, [weight], True)
+    with pytest.raises(ValueError, match=r"maps\[0\] has shape \[1, 16, 4, 2\]"):
+        ops.convolve_normalized_backward([x], [x[..., :2]], [line], x, [weight], True)
+    with pytest.raises(TypeError, match=r"maps\[0\] is Double, but its gradient Float"):
+        ops.convolve_normalized_backward([x], [x.double()], [line], x, [weight], True)
+    with pytest.raises(ValueError, match=r"lines\[0\] must be \[4, 16\], but is \[3, 16\]"):
+        ops.convolve_normalized_backward([x], [x], [line[:3]], x, [weight], True)
+    with pytest.raises(TypeError, match=r"lines\[0\] must be Float, but is Double"):
+        ops.convolve_normalized_backward([x], [x], [line.double()], x, [weight], True)
+    with pytest.raises(ValueError, match="at most 64 convolutions are taken together"):
+        ops.convolve_moments(x, [weight] * 65)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
@@ -169,3 +337,8 @@ def test_opcheck(kernel: int, dtype: torch.dtype) -> None:
     torch.library.opcheck(ops.convolve.default, (x, weights))
     torch.library.opcheck(ops.convolve_backward_map.default, (grads, weights))
     torch.library.opcheck(ops.convolve_backward_weight.default, (grads, x, kernel))
+    torch.library.opcheck(ops.convolve_moments.default, (x, weights))
+    lines = [torch.randn(4, 32)] * 2
+    for of_x, of_map in ((x, True), (None, True), (x, False)):
+        arguments = grads, grads, lines, of_x, weights, of_map
+        torch.library.opcheck(ops.convolve_normalized_backward.default, arguments)

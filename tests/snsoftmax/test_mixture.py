@@ -360,7 +360,16 @@ def test_opcheck_mixture(tracked: bool, training: bool) -> None:
 @pytest.mark.parametrize("rectified", [False, True])
 def test_opcheck_mixture_forward(rectified: bool) -> None:
     case = Case(torch.float32, 2, 2, (2, 4, 3, 3), sliced=False)
-    args = [case.ys, case.xs, case.weights, *case.running(torch.float32).values(), True, 0.1, 1e-5]
+    args = [
+        case.ys,
+        case.xs,
+        case.weights,
+        *case.running(torch.float32).values(),
+        [],
+        True,
+        0.1,
+        1e-5,
+    ]
     if rectified:
         args.append(torch.empty_like(case.xs[0]))
     torch.library.opcheck(torch.ops.snsoftmax.mixture_forward.default, tuple(args))
@@ -375,6 +384,10 @@ def test_opcheck_mixture_backward() -> None:
     inputs = (torch.ones_like(out), case.ys, case.xs, case.weights, mean, rstd)
     outputs = (grads[:2], [True, False], grads[2:], [False, True], True, True)
     torch.library.opcheck(torch.ops.snsoftmax.mixture_backward.default, inputs + outputs)
+    lines = torch.empty(2, 4, 4)
+    torch.library.opcheck(
+        torch.ops.snsoftmax.mixture_backward.default, (*inputs, *outputs, None, lines)
+    )
 
 
 @pytest.mark.slow
@@ -406,7 +419,7 @@ def test_rectified_output_comes_from_the_same_pass() -> None:
     case = Case(torch.float32, 2, 2, (4, 16, 6, 6))
     wide = torch.zeros(4, 48, 6, 6).to(memory_format=torch.channels_last)
     out, _, _ = torch.ops.snsoftmax.mixture_forward(
-        case.ys, case.xs, case.weights, [], [], True, 0.1, 1e-5, wide[:, 16:32]
+        case.ys, case.xs, case.weights, [], [], [], True, 0.1, 1e-5, wide[:, 16:32]
     )
     assert torch.equal(wide[:, 16:32], out.relu())
     assert not wide[:, :16].any()
@@ -467,6 +480,71 @@ def test_first_passes_alone_give_what_the_whole_operators_use(dtype: torch.dtype
     assert torch.equal(dw, all_at_once)
     for one, other in zip(given, whole, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("known", [(), (0,), (1,), (0, 1)])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_moments_that_are_known_are_not_taken(dtype: torch.dtype, known: tuple[int, ...]) -> None:
+    """They count in place of the map's own, which a false one shows."""
+    case = Case(dtype, 2, 1, (4, 16, 6, 6))
+    ops = torch.ops.snsoftmax
+    moments = [torch.empty(0)] * 2
+    for k in known:
+        mean, m2 = torch.full((2, 16), k + 2.0, dtype=torch.float64)
+        moments[k] = torch.stack((mean, 144 * m2))
+    moved, expected = (case.running(opmath(dtype)) for _ in range(2))
+    shared = case.ys, case.xs, case.weights
+    _, mean, rstd = ops.mixture_forward(*shared, *moved.values(), moments, True, 0.1, 1e-5)
+    _, own, of_own = ops.mixture_forward(*shared, *expected.values(), [], True, 0.1, 1e-5)
+    for k in range(2):
+        if k in known:
+            assert (mean[k] == k + 2).all()
+            torch.testing.assert_close(rstd[k], torch.full_like(rstd[k], k + 2 + 1e-5) ** -0.5)
+            was = case.running(opmath(dtype))
+            of_mean, of_var = (0.9 * s[k] + 0.1 * (k + 2) for s in was.values())
+            torch.testing.assert_close(moved["running_mean"][k], of_mean)
+            var = of_var + 0.1 * (k + 2) / 143
+            torch.testing.assert_close(moved["running_var"][k], var)
+        else:
+            torch.testing.assert_close(mean[k], own[k])
+            torch.testing.assert_close(rstd[k], of_own[k])
+            torch.testing.assert_close(moved["running_var"][k], expected["running_var"][k])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_lines_give_the_gradients_that_are_written(dtype: torch.dtype, training: bool) -> None:
+    case = Case(dtype, 2, 1, (4, 16, 6, 6))
+    ops = torch.ops.snsoftmax
+    running = case.running(opmath(dtype)).values()
+    shared = case.ys, case.xs, case.weights
+    out, mean, rstd = ops.mixture_forward(*shared, *running, [], training, 0.1, 1e-5)
+    g = torch.randn_like(out)
+    written = [torch.empty_like(y) for y in case.ys]
+    arguments = g, *shared, mean, rstd
+    ops.mixture_backward(*arguments, written, [], [], [], False, training)
+    lines = mean.new_empty(2, 4, 16)
+    ops.mixture_backward(*arguments, [], [], [], [], False, training, None, lines)
+    for y, line, grad in zip(case.ys, lines, written, strict=True):
+        center, slope, tilt, shift = (part.view(-1, 1, 1) for part in line)
+        found = slope * g + (tilt * (y - center) + shift)
+        torch.testing.assert_close(found.to(dtype), grad)
+
+
+def test_moments_and_lines_must_fit() -> None:
+    case = Case(torch.float32, 2, 0, (2, 4, 3, 3), sliced=False)
+    ops = torch.ops.snsoftmax
+    moments = torch.ones(2, 4, dtype=torch.float64)
+    none: list[Tensor] = []
+    rest = case.ys, none, case.weights, none, none
+    with pytest.raises(ValueError, match="moments must be empty or have one tensor for each of"):
+        ops.mixture_forward(*rest, [moments], True, 0.1, 1e-5)
+    with pytest.raises(ValueError, match=r"moments\[1\] must be float64 of shape \[2, 4\]"):
+        ops.mixture_forward(*rest, [moments, moments.float()], True, 0.1, 1e-5)
+    out, mean, rstd = ops.mixture(*rest, True, 0.1, 1e-5)
+    inputs = (out, *rest[:3], mean, rstd, none, none, none, none, False, True, None)
+    with pytest.raises(ValueError, match=r"lines must be contiguous, Float and of shape \[2, 4, 4"):
+        ops.mixture_backward(*inputs, torch.empty(2, 4, 3))
 
 
 def test_opcheck_first_passes() -> None:

@@ -57,8 +57,8 @@ void convolve_forward_cpu(const ConvolveArgs& args, const void* x, const void* p
 void convolve_backward_map_cpu(const ConvolveArgs& args, const void* const* grads,
                                const void* packed, void* grad_map, int64_t begin, int64_t end);
 
-/// The contribution of tiles [begin, end) to the gradients of the transformed kernels,
-/// kernel_values() values of opmath that are overwritten.
+/// Adds the contribution of tiles [begin, end) to the gradients of the transformed kernels,
+/// kernel_values() values of opmath.
 void convolve_backward_weight_cpu(const ConvolveArgs& args, const void* const* grads, const void* x,
                                   void* sums, int64_t begin, int64_t end);
 

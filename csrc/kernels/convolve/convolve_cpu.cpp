@@ -3,8 +3,8 @@
 #include "convolve/convolve.h"
 
 #include <algorithm>
+#include <memory>
 #include <type_traits>
-#include <vector>
 
 #include "common/capability.h"
 #include "common/vec.h"
@@ -29,6 +29,12 @@ namespace {
 
 constexpr int64_t kBlock = 32;  // tiles
 static_assert(kBlock % kRows<1> == 0);
+
+/// Memory that nothing is in yet.
+template <class T>
+std::unique_ptr<T[]> scratch(int64_t count) {
+  return std::unique_ptr<T[]>(new T[static_cast<size_t>(count)]);
+}
 
 /// Tiles, or pixels, whose products are summed at a time for the gradients of kernels: as many
 /// bytes of each type.
@@ -97,17 +103,17 @@ void winograd(const ConvolveArgs& args, const Group<P>& inputs, const T* packed,
   const int64_t depth = inputs.width();
   const int64_t columns = outputs.width();
   const int64_t step = matrix_step(kBlock, columns);
-  std::vector<T> buffer(static_cast<size_t>(kPoints * matrix_step(kBlock, depth)));
-  std::vector<Scalar<T>> products(static_cast<size_t>((kFolded<T> ? 8 : kPoints) * step));
-  const Transformed<T, false> transformed{buffer.data(), kBlock, depth};
+  const auto buffer = scratch<T>(kPoints * matrix_step(kBlock, depth));
+  const auto products = scratch<Scalar<T>>((kFolded<T> ? 8 : kPoints) * step);
+  const Transformed<T, false> transformed{buffer.get(), kBlock, depth};
   with_columns<T>(columns, [&](auto registers) {
     constexpr auto products_of =
         kFolded<T> ? multiply_and_fold<T, registers.value> : multiply<T, registers.value>;
     for (int64_t first = begin; first < end; first += kBlock) {
       const int64_t n = std::min(kBlock, end - first);
       transform_inputs(args, inputs, first, n, transformed);
-      products_of(transformed, packed, columns, n, products.data(), step);
-      transform_outputs<T>(args, outputs, first, n, products.data(), step);
+      products_of(transformed, packed, columns, n, products.get(), step);
+      transform_outputs<T>(args, outputs, first, n, products.get(), step);
     }
   });
 }
@@ -204,11 +210,10 @@ void winograd_backward_weight(const ConvolveArgs& args, const Group<const void*>
   constexpr int64_t kTiles = kSummedTiles<T>;
   const int64_t rows = x.width();
   const int64_t columns = grads.width();
-  std::vector<T> from_x(static_cast<size_t>(kPoints * matrix_step(kTiles, rows)));
-  std::vector<T> from_grads(static_cast<size_t>(kPoints * matrix_step(kTiles, columns)));
-  const Transformed<T, true> inputs{from_x.data(), kTiles, rows};
-  const Transformed<T, true> gradients{from_grads.data(), kTiles, columns};
-  std::fill(sums, sums + args.kernel_values(), Scalar<T>(0));
+  const auto from_x = scratch<T>(kPoints * matrix_step(kTiles, rows));
+  const auto from_grads = scratch<T>(kPoints * matrix_step(kTiles, columns));
+  const Transformed<T, true> inputs{from_x.get(), kTiles, rows};
+  const Transformed<T, true> gradients{from_grads.get(), kTiles, columns};
   with_columns<T>(columns, [&](auto registers) {
     for (int64_t first = begin; first < end; first += kTiles) {
       const int64_t n = std::min(kTiles, end - first);
@@ -328,8 +333,8 @@ void pointwise_backward_weight(const ConvolveArgs& args, const Group<const void*
   const int64_t rows = args.inputs;
   const int64_t columns = grads.width();
   const bool paired = kPair<T> > 1;
-  std::vector<T> from_x(static_cast<size_t>(paired ? kPixels * rows : 0));
-  std::vector<T> from_grad(static_cast<size_t>(paired ? kPixels * args.outputs : 0));
+  const auto from_x = scratch<T>(paired ? kPixels * rows : 0);
+  const auto from_grad = scratch<T>(paired ? kPixels * args.outputs : 0);
   /// The n pixels of a map from `first`, in `buffer` where they must be paired.
   const auto pixels = [&](const T* map, int64_t channels, int64_t first, int64_t n, T* buffer) {
     if constexpr (kPair<T> == 1) {
@@ -339,14 +344,13 @@ void pointwise_backward_weight(const ConvolveArgs& args, const Group<const void*
       return static_cast<const T*>(buffer);
     }
   };
-  std::fill(sums, sums + args.kernel_values(), Scalar<T>(0));
   with_columns<T>(args.outputs, [&](auto registers) {
     for (int64_t first = begin; first < end; first += kPixels) {
       const int64_t n = std::min(kPixels, end - first);
-      const T* const a = pixels(x, rows, first, n, from_x.data());
+      const T* const a = pixels(x, rows, first, n, from_x.get());
       each_map(grads, [&](const void* grad, int64_t column) {
         const T* const b =
-            pixels(static_cast<const T*>(grad), args.outputs, first, n, from_grad.data());
+            pixels(static_cast<const T*>(grad), args.outputs, first, n, from_grad.get());
         add_outer_products<T, registers.value>(a, rows, b, args.outputs, args.outputs, n,
                                                sums + column, columns);
       });

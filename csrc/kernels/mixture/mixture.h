@@ -59,8 +59,10 @@ struct MixtureGradients {
 
 // ---- CPU: pixels [begin, end) of a chunk ----
 
-/// partial[2][K][channels] = mean and sum of squared deviations of the chunk.
-void mixture_statistics_cpu(const MixtureArgs& args, double* partial, int64_t begin, int64_t end);
+/// Adds the pixels to partial[2][K][channels], the mean and the sum of squared deviations of
+/// `before` pixels.
+void mixture_statistics_cpu(const MixtureArgs& args, double* partial, int64_t before, int64_t begin,
+                            int64_t end);
 
 /// Merges the partials of `chunks` chunks, chunk i being pixels [bounds[i], bounds[i + 1]), into
 /// opmath mean and rstd [K, channels], and moves the running statistics by `momentum`.
@@ -87,10 +89,15 @@ void mixture_reduce_cpu(const MixtureArgs& args, const void* mean, MixtureMap gr
 void mixture_merge_sums_cpu(const MixtureArgs& args, double* partials, int64_t chunks,
                             const void* rstd, void* grad_weights);
 
-/// `sums` is null in evaluation.
-void mixture_write_cpu(const MixtureArgs& args, const void* weights, const void* mean,
-                       const void* rstd, const double* sums, MixtureMap grad,
-                       const MixtureGradients& gradients, int64_t begin, int64_t end);
+/// lines[K][4][channels], opmath: mean, slope, tilt and shift of every normalised map's gradient
+/// slope g + tilt (y - mean) + shift. `sums` is null in evaluation.
+void mixture_lines_cpu(const MixtureArgs& args, const void* weights, const void* mean,
+                       const void* rstd, const double* sums, void* lines);
+
+/// `weights` are read for plain maps alone, `lines` for normalised ones.
+void mixture_write_cpu(const MixtureArgs& args, const void* weights, const void* lines,
+                       MixtureMap grad, const MixtureGradients& gradients, int64_t begin,
+                       int64_t end);
 
 // ---- CUDA: whole calls, each a fixed number of launches on `stream` (a cudaStream_t). They return
 // null, or a message where a launch failed. Sums have a fixed order: same input, same bits. ----

@@ -16,13 +16,13 @@
 namespace snsoftmax {
 
 SNSOFTMAX_DECLARE_PER_CAPABILITY(
-    void mixture_statistics(const MixtureArgs&, double*, int64_t, int64_t);
+    void mixture_statistics(const MixtureArgs&, double*, int64_t, int64_t, int64_t);
     void mixture_combine(const MixtureArgs&, const void*, const void*, const void*, MixtureMap,
                          MixtureMap, int64_t, int64_t);
     void mixture_reduce(const MixtureArgs&, const void*, MixtureMap, bool, double*, int64_t,
                         int64_t);
-    void mixture_write(const MixtureArgs&, const void*, const void*, const void*, const double*,
-                       MixtureMap, const MixtureGradients&, int64_t, int64_t))
+    void mixture_write(const MixtureArgs&, const void*, const void*, MixtureMap,
+                       const MixtureGradients&, int64_t, int64_t))
 
 namespace SNSOFTMAX_CAPABILITY {
 namespace {
@@ -153,10 +153,10 @@ SNSOFTMAX_INLINE void block_statistics(const T* y, int64_t stride, int64_t n, do
 }
 
 template <class T>
-void statistics(const MixtureArgs& args, double* partial, int64_t begin, int64_t end) {
+void statistics(const MixtureArgs& args, double* partial, int64_t before, int64_t begin,
+                int64_t end) {
   const int64_t block = block_pixels(args.channels);
   double* const m2 = partial + args.normalized * args.channels;
-  std::fill(partial, partial + 2 * args.normalized * args.channels, 0.0);
   // Maps inside blocks: slices of one tensor then share the cache lines that hold them both.
   for (int64_t b = begin; b < end; b += block) {
     const int64_t n = std::min(block, end - b);
@@ -164,7 +164,8 @@ void statistics(const MixtureArgs& args, double* partial, int64_t begin, int64_t
       each_group<kLanes<T>>(args.channels, 0, [&](auto lanes, int64_t c) SNSOFTMAX_LAMBDA {
         const int64_t i = k * args.channels + c;
         block_statistics<T, lanes.value>(at<const T>(args.maps[k], b) + c, args.maps[k].stride, n,
-                                         static_cast<double>(b - begin), partial + i, m2 + i);
+                                         static_cast<double>(before + b - begin), partial + i,
+                                         m2 + i);
       });
     }
   }
@@ -298,22 +299,8 @@ SNSOFTMAX_INLINE void write_block(T* to, int64_t stride, bool accumulate, int64_
 
 template <class T>
 void write(const MixtureArgs& args, const typename Op<T>::scalar* weights,
-           const typename Op<T>::scalar* mean, const typename Op<T>::scalar* rstd,
-           const double* sums, MixtureMap grad, const MixtureGradients& gradients, int64_t begin,
-           int64_t end) {
-  using S = typename Op<T>::scalar;
-  const int64_t values = args.normalized * args.channels;
-  std::vector<S> lines(static_cast<size_t>(3 * values));
-  for (int64_t i = 0; i < values; ++i) {
-    const int64_t k = i / args.channels;
-    const double g = sums == nullptr ? 0.0 : sums[i % args.channels];
-    const double gy = sums == nullptr ? 0.0 : sums[args.channels + i];
-    const auto line =
-        GradientLine<S>::of(weights[k], rstd[i], g, gy, static_cast<double>(args.pixels));
-    lines[static_cast<size_t>(i)] = line.slope;
-    lines[static_cast<size_t>(values + i)] = line.tilt;
-    lines[static_cast<size_t>(2 * values + i)] = line.shift;
-  }
+           const typename Op<T>::scalar* lines, MixtureMap grad, const MixtureGradients& gradients,
+           int64_t begin, int64_t end) {
   const int64_t block = block_pixels(args.channels);
   for (int64_t b = begin; b < end; b += block) {
     const int64_t n = std::min(block, end - b);
@@ -326,17 +313,16 @@ void write(const MixtureArgs& args, const typename Op<T>::scalar* weights,
         if (to.data == nullptr) continue;
         const bool accumulate = (gradients.accumulate >> i & 1) != 0;
         if (i < args.normalized) {
-          const int64_t at_c = i * args.channels + c;
-          const auto mean_c = L::load_op(mean + at_c);
-          const auto slope = L::load_op(lines.data() + at_c);
-          const auto tilt = L::load_op(lines.data() + values + at_c);
-          const auto shift = L::load_op(lines.data() + 2 * values + at_c);
+          const auto line = [&](int part) SNSOFTMAX_LAMBDA {
+            return L::load_op(lines + (4 * i + part) * args.channels + c);
+          };
+          const auto mean = line(0), slope = line(1), tilt = line(2), shift = line(3);
           const T* const y = at<const T>(args.maps[i], b) + c;
           const int64_t stride = args.maps[i].stride;
           write_block<T, N>(
               at<T>(to, b) + c, to.stride, accumulate, n, [&](int64_t p) SNSOFTMAX_LAMBDA {
                 return normalized_gradient(L::load(g + p * grad.stride), L::load(y + p * stride),
-                                           mean_c, slope, tilt, shift);
+                                           mean, slope, tilt, shift);
               });
         } else {
           write_block<T, N>(at<T>(to, b) + c, to.stride, accumulate, n,
@@ -351,9 +337,11 @@ void write(const MixtureArgs& args, const typename Op<T>::scalar* weights,
 
 }  // namespace
 
-void mixture_statistics(const MixtureArgs& args, double* partial, int64_t begin, int64_t end) {
-  with_type<void, BFloat16>(
-      args.dtype, [&](auto type) { statistics<decltype(type)>(args, partial, begin, end); });
+void mixture_statistics(const MixtureArgs& args, double* partial, int64_t before, int64_t begin,
+                        int64_t end) {
+  with_type<void, BFloat16>(args.dtype, [&](auto type) {
+    statistics<decltype(type)>(args, partial, before, begin, end);
+  });
 }
 
 void mixture_combine(const MixtureArgs& args, const void* weights, const void* mean,
@@ -374,21 +362,21 @@ void mixture_reduce(const MixtureArgs& args, const void* mean, MixtureMap grad, 
   });
 }
 
-void mixture_write(const MixtureArgs& args, const void* weights, const void* mean, const void* rstd,
-                   const double* sums, MixtureMap grad, const MixtureGradients& gradients,
-                   int64_t begin, int64_t end) {
+void mixture_write(const MixtureArgs& args, const void* weights, const void* lines, MixtureMap grad,
+                   const MixtureGradients& gradients, int64_t begin, int64_t end) {
   with_type<void, BFloat16>(args.dtype, [&](auto type) {
     using S = typename Op<decltype(type)>::scalar;
-    write<decltype(type)>(args, static_cast<const S*>(weights), static_cast<const S*>(mean),
-                          static_cast<const S*>(rstd), sums, grad, gradients, begin, end);
+    write<decltype(type)>(args, static_cast<const S*>(weights), static_cast<const S*>(lines), grad,
+                          gradients, begin, end);
   });
 }
 
 }  // namespace SNSOFTMAX_CAPABILITY
 
 #if defined(SNSOFTMAX_DEFINE_DISPATCH)
-void mixture_statistics_cpu(const MixtureArgs& args, double* partial, int64_t begin, int64_t end) {
-  SNSOFTMAX_DISPATCH(mixture_statistics, args, partial, begin, end);
+void mixture_statistics_cpu(const MixtureArgs& args, double* partial, int64_t before, int64_t begin,
+                            int64_t end) {
+  SNSOFTMAX_DISPATCH(mixture_statistics, args, partial, before, begin, end);
 }
 
 void mixture_combine_cpu(const MixtureArgs& args, const void* weights, const void* mean,
@@ -402,10 +390,10 @@ void mixture_reduce_cpu(const MixtureArgs& args, const void* mean, MixtureMap gr
   SNSOFTMAX_DISPATCH(mixture_reduce, args, mean, grad, plain_too, partial, begin, end);
 }
 
-void mixture_write_cpu(const MixtureArgs& args, const void* weights, const void* mean,
-                       const void* rstd, const double* sums, MixtureMap grad,
-                       const MixtureGradients& gradients, int64_t begin, int64_t end) {
-  SNSOFTMAX_DISPATCH(mixture_write, args, weights, mean, rstd, sums, grad, gradients, begin, end);
+void mixture_write_cpu(const MixtureArgs& args, const void* weights, const void* lines,
+                       MixtureMap grad, const MixtureGradients& gradients, int64_t begin,
+                       int64_t end) {
+  SNSOFTMAX_DISPATCH(mixture_write, args, weights, lines, grad, gradients, begin, end);
 }
 #endif
 

@@ -60,7 +60,36 @@ void merge_sums(const MixtureArgs& args, double* partials, int64_t chunks, const
   }
 }
 
+template <class S>
+void make_lines(const MixtureArgs& args, const S* weights, const S* mean, const S* rstd,
+                const double* sums, S* lines) {
+  for (int k = 0; k < args.normalized; ++k) {
+    for (int64_t c = 0; c < args.channels; ++c) {
+      const int64_t i = k * args.channels + c;
+      const double g = sums == nullptr ? 0.0 : sums[c];
+      const double gy = sums == nullptr ? 0.0 : sums[args.channels + i];
+      const auto line =
+          GradientLine<S>::of(weights[k], rstd[i], g, gy, static_cast<double>(args.pixels));
+      S* const to = lines + 4 * k * args.channels + c;
+      to[0] = mean[i];
+      to[args.channels] = line.slope;
+      to[2 * args.channels] = line.tilt;
+      to[3 * args.channels] = line.shift;
+    }
+  }
+}
+
 }  // namespace
+
+void mixture_lines_cpu(const MixtureArgs& args, const void* weights, const void* mean,
+                       const void* rstd, const double* sums, void* lines) {
+  const auto make = [&](auto type) {
+    using S = decltype(type);
+    make_lines(args, static_cast<const S*>(weights), static_cast<const S*>(mean),
+               static_cast<const S*>(rstd), sums, static_cast<S*>(lines));
+  };
+  args.dtype == DType::kFloat64 ? make(double{}) : make(float{});
+}
 
 void mixture_merge_statistics_cpu(const MixtureArgs& args, const double* partials,
                                   const int64_t* bounds, int64_t chunks, double eps,

@@ -1,22 +1,11 @@
 // The operators on convolutions that share their input: the CPU kernel over threads.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <vector>
-
-#include "../common/dtype.h"
-#include "convolve/convolve.h"
+#include "convolve_arguments.h"
 
 namespace snsoftmax {
 
 namespace {
-
-using at::Tensor;
-using at::TensorList;
-
-constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
 
 void check_map(const char* name, const Tensor& map) {
   TORCH_CHECK_VALUE(map.dim() == 4, name, " must be [N, C, H, W], but has ", map.dim(),
@@ -42,12 +31,16 @@ void check_weights(const Tensor& like, TensorList weights) {
   }
 }
 
-void check_forward(const Tensor& x, TensorList weights) {
+}  // namespace
+
+void check_convolve(const Tensor& x, TensorList weights) {
   check_map("x", x);
   check_weights(x, weights);
   TORCH_CHECK_VALUE(weights[0].sym_size(1) == x.sym_size(1), "weights are for ",
                     weights[0].sym_size(1), " channels, but x has ", x.sym_size(1));
 }
+
+namespace {
 
 void check_gradients(TensorList grads) {
   TORCH_CHECK_VALUE(!grads.empty(), "one gradient must be given at least");
@@ -60,7 +53,9 @@ void check_gradients(TensorList grads) {
   }
 }
 
-void check_backward_map(TensorList grads, TensorList weights) {
+}  // namespace
+
+void check_convolve_backward_map(TensorList grads, TensorList weights) {
   check_gradients(grads);
   check_weights(grads[0], weights);
   TORCH_CHECK_VALUE(
@@ -68,7 +63,7 @@ void check_backward_map(TensorList grads, TensorList weights) {
       "there must be one gradient of ", weights[0].sym_size(0), " channels for each weight");
 }
 
-void check_backward_weight(TensorList grads, const Tensor& x, int64_t kernel) {
+void check_convolve_backward_weight(TensorList grads, const Tensor& x, int64_t kernel) {
   TORCH_CHECK_VALUE(kernel == 1 || kernel == 3, "kernel must be 1 or 3, but is ", kernel);
   check_gradients(grads);
   check_map("x", x);
@@ -79,8 +74,8 @@ void check_backward_weight(TensorList grads, const Tensor& x, int64_t kernel) {
                     " does not give");
 }
 
-ConvolveArgs arguments(const Tensor& map, int64_t inputs, int64_t outputs, size_t edges,
-                       int64_t kernel) {
+ConvolveArgs convolve_arguments(const Tensor& map, int64_t inputs, int64_t outputs, size_t edges,
+                                int64_t kernel) {
   ConvolveArgs args;
   args.dtype = *kernel_dtype(map.scalar_type());
   args.images = map.size(0);
@@ -93,34 +88,8 @@ ConvolveArgs arguments(const Tensor& map, int64_t inputs, int64_t outputs, size_
   return args;
 }
 
-/// Tensors laid out as the kernels need, and where they are.
-struct Held {
-  std::vector<Tensor> tensors;
-  std::vector<const void*> data;
-
-  explicit Held(TensorList given) {
-    for (const Tensor& t : given) {
-      tensors.push_back(t.contiguous(kLayout));
-      data.push_back(tensors.back().const_data_ptr());
-    }
-  }
-};
-
-/// New tensors, and where they are.
-struct Made {
-  std::vector<Tensor> tensors;
-  std::vector<void*> data;
-
-  Made(size_t count, at::IntArrayRef sizes, const at::TensorOptions& options) {
-    for (size_t i = 0; i < count; ++i) {
-      tensors.push_back(at::empty(sizes, options.memory_format(kLayout)));
-      data.push_back(tensors.back().mutable_data_ptr());
-    }
-  }
-};
-
-/// For a map like `like`.
-Tensor pack(const ConvolveArgs& args, const Tensor& like, TensorList weights, bool backward) {
+Tensor pack_kernels(const ConvolveArgs& args, const Tensor& like, TensorList weights,
+                    bool backward) {
   const Held held(weights);
   Tensor packed = at::empty({args.kernel_values()}, like.options());
   at::parallel_for(0, args.edges * args.outputs, 16, [&](int64_t begin, int64_t end) {
@@ -128,6 +97,8 @@ Tensor pack(const ConvolveArgs& args, const Tensor& like, TensorList weights, bo
   });
   return packed;
 }
+
+namespace {
 
 /// f(begin, end) over tiles, in parts for the threads.
 template <class F>
@@ -138,10 +109,11 @@ void over_tiles(const ConvolveArgs& args, const F& f) {
 }
 
 std::vector<Tensor> forward_cpu(const Tensor& given, TensorList weights) {
-  check_forward(given, weights);
-  const Tensor x = given.contiguous(kLayout);
-  const auto args = arguments(x, x.size(1), weights[0].size(0), weights.size(), weights[0].size(2));
-  const Tensor packed = pack(args, x, weights, false);
+  check_convolve(given, weights);
+  const Tensor x = given.contiguous(kConvolveLayout);
+  const auto args =
+      convolve_arguments(x, x.size(1), weights[0].size(0), weights.size(), weights[0].size(2));
+  const Tensor packed = pack_kernels(args, x, weights, false);
   const Made y(weights.size(), {args.images, args.outputs, args.height, args.width}, x.options());
   over_tiles(args, [&](int64_t begin, int64_t end) {
     convolve_forward_cpu(args, x.const_data_ptr(), packed.const_data_ptr(), y.data.data(), begin,
@@ -150,15 +122,17 @@ std::vector<Tensor> forward_cpu(const Tensor& given, TensorList weights) {
   return y.tensors;
 }
 
-Tensor backward_map_cpu(TensorList given, TensorList weights) {
-  check_backward_map(given, weights);
+}  // namespace
+
+Tensor convolve_backward_map(TensorList given, TensorList weights) {
+  check_convolve_backward_map(given, weights);
   const Held grads(given);
   const Tensor& g = grads.tensors[0];
-  const auto args =
-      arguments(g, weights[0].size(1), g.size(1), grads.tensors.size(), weights[0].size(2));
-  const Tensor packed = pack(args, g, weights, true);
+  const auto args = convolve_arguments(g, weights[0].size(1), g.size(1), grads.tensors.size(),
+                                       weights[0].size(2));
+  const Tensor packed = pack_kernels(args, g, weights, true);
   Tensor grad_map = at::empty({args.images, args.inputs, args.height, args.width},
-                              g.options().memory_format(kLayout));
+                              g.options().memory_format(kConvolveLayout));
   over_tiles(args, [&](int64_t begin, int64_t end) {
     convolve_backward_map_cpu(args, grads.data.data(), packed.const_data_ptr(),
                               grad_map.mutable_data_ptr(), begin, end);
@@ -166,17 +140,26 @@ Tensor backward_map_cpu(TensorList given, TensorList weights) {
   return grad_map;
 }
 
-std::vector<Tensor> backward_weight_cpu(TensorList given, const Tensor& given_x, int64_t kernel) {
-  check_backward_weight(given, given_x, kernel);
+std::vector<Tensor> merged_weights(const ConvolveArgs& args, const Tensor& sums) {
+  const Made weights(static_cast<size_t>(args.edges),
+                     {args.outputs, args.inputs, args.kernel, args.kernel}, sums.options());
+  at::parallel_for(0, args.inputs, 8, [&](int64_t begin, int64_t end) {
+    convolve_merge_weight_cpu(args, sums.const_data_ptr(), sums.size(0), weights.data.data(), begin,
+                              end);
+  });
+  return weights.tensors;
+}
+
+std::vector<Tensor> convolve_backward_weight(TensorList given, const Tensor& given_x,
+                                             int64_t kernel) {
+  check_convolve_backward_weight(given, given_x, kernel);
   const Held grads(given);
-  const Tensor x = given_x.contiguous(kLayout);
-  const auto args = arguments(x, x.size(1), grads.tensors[0].size(1), grads.tensors.size(), kernel);
-  const auto options = x.options().dtype(opmath(x));
-  const Made grad_weights(grads.tensors.size(), {args.outputs, args.inputs, kernel, kernel},
-                          options);
+  const Tensor x = given_x.contiguous(kConvolveLayout);
+  const auto args =
+      convolve_arguments(x, x.size(1), grads.tensors[0].size(1), grads.tensors.size(), kernel);
   // One part a thread: the sums depend on the number of threads alone.
   const int64_t parts = std::clamp<int64_t>(args.tiles() / 32, 1, at::get_num_threads());
-  Tensor sums = at::empty({parts, args.kernel_values()}, options);
+  Tensor sums = at::zeros({parts, args.kernel_values()}, x.options().dtype(opmath(x)));
   char* const data = static_cast<char*>(sums.mutable_data_ptr());
   at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part) {
@@ -186,36 +169,35 @@ std::vector<Tensor> backward_weight_cpu(TensorList given, const Tensor& given_x,
           args.tiles() * part / parts, args.tiles() * (part + 1) / parts);
     }
   });
-  at::parallel_for(0, args.inputs, 8, [&](int64_t begin, int64_t end) {
-    convolve_merge_weight_cpu(args, sums.const_data_ptr(), parts, grad_weights.data.data(), begin,
-                              end);
-  });
-  return grad_weights.tensors;
+  return merged_weights(args, sums);
 }
 
 Tensor empty_map(const Tensor& like, const c10::SymInt& channels) {
   return at::empty_symint({like.sym_size(0), channels, like.sym_size(2), like.sym_size(3)},
-                          like.options().memory_format(kLayout));
+                          like.options().memory_format(kConvolveLayout));
 }
 
+namespace {
+
 std::vector<Tensor> forward_meta(const Tensor& x, TensorList weights) {
-  check_forward(x, weights);
+  check_convolve(x, weights);
   std::vector<Tensor> y;
   for (const Tensor& w : weights) y.push_back(empty_map(x, w.sym_size(0)));
   return y;
 }
 
 Tensor backward_map_meta(TensorList grads, TensorList weights) {
-  check_backward_map(grads, weights);
+  check_convolve_backward_map(grads, weights);
   return empty_map(grads[0], weights[0].sym_size(1));
 }
 
 std::vector<Tensor> backward_weight_meta(TensorList grads, const Tensor& x, int64_t kernel) {
-  check_backward_weight(grads, x, kernel);
+  check_convolve_backward_weight(grads, x, kernel);
   std::vector<Tensor> grad_weights;
   for (const Tensor& g : grads) {
-    grad_weights.push_back(at::empty_symint({g.sym_size(1), x.sym_size(1), kernel, kernel},
-                                            x.options().dtype(opmath(x)).memory_format(kLayout)));
+    grad_weights.push_back(
+        at::empty_symint({g.sym_size(1), x.sym_size(1), kernel, kernel},
+                         x.options().dtype(opmath(x)).memory_format(kConvolveLayout)));
   }
   return grad_weights;
 }
@@ -230,8 +212,8 @@ TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
 
 TORCH_LIBRARY_IMPL(snsoftmax, CPU, m) {
   m.impl("convolve", forward_cpu);
-  m.impl("convolve_backward_map", backward_map_cpu);
-  m.impl("convolve_backward_weight", backward_weight_cpu);
+  m.impl("convolve_backward_map", convolve_backward_map);
+  m.impl("convolve_backward_weight", convolve_backward_weight);
 }
 
 TORCH_LIBRARY_IMPL(snsoftmax, Meta, m) {

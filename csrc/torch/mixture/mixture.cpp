@@ -1,6 +1,5 @@
-// The mixture operators: their schemas, the allocation of outputs, the CPU passes over threads.
+// The mixture operators: their schemas and the allocation of outputs.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include "../common/dtype.h"
 #include "mixture/mixture.h"
 #include "mixture_checks.h"
+#include "mixture_threads.h"
 
 namespace snsoftmax {
 
@@ -101,102 +101,17 @@ MixtureGradients gradient_maps(TensorList grad_normalized, const BoolList& accum
   return gradients;
 }
 
-// ---- CPU ----
-
-/// Pixels split evenly over the threads that are worth waking, in chunks of their own.
-class Chunks {
- public:
-  explicit Chunks(const MixtureArgs& args) {
-    constexpr int64_t kWorthAThread = 16384;  // elements read
-    const int64_t work = args.pixels * args.channels * (args.normalized + args.plain);
-    const int64_t count = std::clamp<int64_t>(work / kWorthAThread, 1, at::get_num_threads());
-    for (int64_t i = 0; i <= count; ++i) bounds_.push_back(args.pixels * i / count);
-  }
-
-  int64_t count() const { return static_cast<int64_t>(bounds_.size()) - 1; }
-  const int64_t* bounds() const { return bounds_.data(); }
-
-  /// f(chunk, first pixel, last pixel + 1)
-  template <class F>
-  void parallel(const F& f) const {
-    at::parallel_for(0, count(), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) f(i, bounds_[i], bounds_[i + 1]);
-    });
-  }
-
- private:
-  std::vector<int64_t> bounds_;
-};
-
-void statistics_cpu(const MixtureArgs& args, const Chunks& chunks, const MixtureRunning& running,
-                    double momentum, double eps, void* mean, void* rstd) {
-  const int64_t size = 2 * args.normalized * args.channels;
-  std::vector<double> partials(static_cast<size_t>(chunks.count() * size));
-  chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
-    mixture_statistics_cpu(args, partials.data() + i * size, begin, end);
-  });
-  mixture_merge_statistics_cpu(args, partials.data(), chunks.bounds(), chunks.count(), eps,
-                               momentum, running, mean, rstd);
-}
-
-void forward_cpu(const MixtureArgs& args, const void* weights, const MixtureRunning& running,
-                 bool training, double momentum, double eps, void* mean, void* rstd, MixtureMap out,
-                 MixtureMap rectified) {
-  const Chunks chunks(args);
-  if (!training) {
-    mixture_running_statistics_cpu(args, running, eps, mean, rstd);
-  } else if (args.normalized > 0) {
-    statistics_cpu(args, chunks, running, momentum, eps, mean, rstd);
-  }
-  chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
-    mixture_combine_cpu(args, weights, mean, rstd, out, rectified, begin, end);
-  });
-}
-
-/// G, S_k and X_l, [1 + K + L, channels]. `grad_weights` is null where it is not wanted.
-std::vector<double> sums_cpu(const MixtureArgs& args, const Chunks& chunks, const void* mean,
-                             const void* rstd, MixtureMap grad, void* grad_weights) {
-  const int64_t size = (1 + args.normalized + args.plain) * args.channels;
-  std::vector<double> partials(static_cast<size_t>(chunks.count() * size));
-  chunks.parallel([&](int64_t i, int64_t begin, int64_t end) {
-    mixture_reduce_cpu(args, mean, grad, grad_weights != nullptr, partials.data() + i * size, begin,
-                       end);
-  });
-  mixture_merge_sums_cpu(args, partials.data(), chunks.count(), rstd, grad_weights);
-  return partials;
-}
-
-/// `given` is null or G and S_k; `grad_weights` is null where it is not wanted.
-void backward_cpu(const MixtureArgs& args, const void* weights, const void* mean, const void* rstd,
-                  MixtureMap grad, const MixtureGradients& gradients, const double* given,
-                  void* grad_weights, bool training) {
-  const Chunks chunks(args);
-  const auto wanted = [&](int first, int last) {
-    return std::any_of(gradients.maps + first, gradients.maps + last,
-                       [](const MixtureMap& map) { return map.data != nullptr; });
-  };
-  const bool needs_sums = training && wanted(0, args.normalized);
-  std::vector<double> taken;
-  if (given == nullptr && (needs_sums || grad_weights != nullptr)) {
-    taken = sums_cpu(args, chunks, mean, rstd, grad, grad_weights);
-  }
-  const double* const sums = given != nullptr ? given : needs_sums ? taken.data() : nullptr;
-  if (wanted(0, args.normalized + args.plain)) {
-    chunks.parallel([&](int64_t, int64_t begin, int64_t end) {
-      mixture_write_cpu(args, weights, mean, rstd, sums, grad, gradients, begin, end);
-    });
-  }
-}
-
 // ---- either device ----
 
 std::tuple<Tensor, Tensor, Tensor> forward(TensorList normalized, TensorList plain,
                                            const Tensor& weights, TensorList running_mean,
-                                           TensorList running_var, bool training, double momentum,
-                                           double eps, const std::optional<Tensor>& rectified) {
+                                           TensorList running_var, TensorList moments,
+                                           bool training, double momentum, double eps,
+                                           const std::optional<Tensor>& rectified) {
   const Tensor& like =
       check_forward(normalized, plain, weights, running_mean, running_var, training);
   if (rectified.has_value()) check_maps("rectified", *rectified, like);
+  check_moments(moments, normalized);
   Maps maps;
   const MixtureArgs args = arguments(like, normalized, plain, maps);
   const auto running = running_statistics(running_mean, running_var);
@@ -208,6 +123,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(TensorList normalized, TensorList pla
   const MixtureMap also = rectified.has_value() ? writable("rectified", *rectified) : MixtureMap{};
 #ifdef SNSOFTMAX_WITH_CUDA
   if (like.is_cuda()) {
+    TORCH_CHECK_VALUE(moments.empty(), "moments are for maps on the CPU");
     on_device("mixture", like, mixture_workspace_cuda(args), [&](void* workspace, void* stream) {
       return mixture_forward_cuda(args, w.const_data_ptr(), running, training, momentum, eps,
                                   mean.mutable_data_ptr(), rstd.mutable_data_ptr(), to, also,
@@ -217,7 +133,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(TensorList normalized, TensorList pla
   }
 #endif
   forward_cpu(args, w.const_data_ptr(), running, training, momentum, eps, mean.mutable_data_ptr(),
-              rstd.mutable_data_ptr(), to, also);
+              rstd.mutable_data_ptr(), to, also, moments);
   return {std::move(out), std::move(mean), std::move(rstd)};
 }
 
@@ -225,10 +141,11 @@ Tensor backward(const Tensor& grad, TensorList normalized, TensorList plain, con
                 const Tensor& mean, const Tensor& rstd, TensorList grad_normalized,
                 const BoolList& accumulate_normalized, TensorList grad_plain,
                 const BoolList& accumulate_plain, bool need_grad_weights, bool training,
-                const std::optional<Tensor>& sums) {
+                const std::optional<Tensor>& sums, const std::optional<Tensor>& lines) {
   check_backward(grad, normalized, plain, weights, mean, rstd, grad_normalized,
                  accumulate_normalized, grad_plain, accumulate_plain);
   if (sums.has_value()) check_sums(*sums, mean, need_grad_weights);
+  if (lines.has_value()) check_lines(*lines, mean);
   Maps maps;
   const MixtureArgs args = arguments(grad, normalized, plain, maps);
   const auto gradients = gradient_maps(grad_normalized, accumulate_normalized, grad_plain,
@@ -245,6 +162,7 @@ Tensor backward(const Tensor& grad, TensorList normalized, TensorList plain, con
   const double* const given = sums_c.has_value() ? sums_c->const_data_ptr<double>() : nullptr;
 #ifdef SNSOFTMAX_WITH_CUDA
   if (grad.is_cuda()) {
+    TORCH_CHECK_VALUE(!lines.has_value(), "lines are for maps on the CPU");
     on_device("mixture", grad, mixture_workspace_cuda(args), [&](void* workspace, void* stream) {
       return mixture_backward_cuda(args, w.const_data_ptr(), mean_c.const_data_ptr(),
                                    rstd_c.const_data_ptr(), g, gradients, given, dw, training,
@@ -254,7 +172,7 @@ Tensor backward(const Tensor& grad, TensorList normalized, TensorList plain, con
   }
 #endif
   backward_cpu(args, w.const_data_ptr(), mean_c.const_data_ptr(), rstd_c.const_data_ptr(), g,
-               gradients, given, dw, training);
+               gradients, given, dw, training, lines ? lines->mutable_data_ptr() : nullptr);
   return grad_weights;
 }
 
@@ -279,7 +197,7 @@ std::tuple<Tensor, Tensor> statistics(TensorList normalized, TensorList running_
     return {std::move(mean), std::move(rstd)};
   }
 #endif
-  statistics_cpu(args, Chunks(args), running, momentum, eps, mean.mutable_data_ptr(),
+  statistics_cpu(args, {}, running, momentum, eps, mean.mutable_data_ptr(),
                  rstd.mutable_data_ptr());
   return {std::move(mean), std::move(rstd)};
 }
@@ -307,7 +225,7 @@ std::tuple<Tensor, Tensor> sums(const Tensor& grad, TensorList normalized, Tenso
   }
 #endif
   const std::vector<double> found =
-      sums_cpu(args, Chunks(args), mean_c.const_data_ptr(), rstd_c.const_data_ptr(), g, dw);
+      sums_cpu(args, mean_c.const_data_ptr(), rstd_c.const_data_ptr(), g, dw);
   std::copy_n(found.data(), totals.numel(), totals.mutable_data_ptr<double>());
   return {std::move(totals), std::move(grad_weights)};
 }
@@ -316,11 +234,13 @@ std::tuple<Tensor, Tensor> sums(const Tensor& grad, TensorList normalized, Tenso
 
 std::tuple<Tensor, Tensor, Tensor> forward_meta(TensorList normalized, TensorList plain,
                                                 const Tensor& weights, TensorList running_mean,
-                                                TensorList running_var, bool training, double,
-                                                double, const std::optional<Tensor>& rectified) {
+                                                TensorList running_var, TensorList moments,
+                                                bool training, double, double,
+                                                const std::optional<Tensor>& rectified) {
   const Tensor& like =
       check_forward(normalized, plain, weights, running_mean, running_var, training);
   if (rectified.has_value()) check_maps("rectified", *rectified, like);
+  check_moments(moments, normalized);
   const auto options = like.options();
   Tensor mean = at::empty_symint({static_cast<int64_t>(normalized.size()), like.sym_size(1)},
                                  options.dtype(opmath(like)));
@@ -333,10 +253,12 @@ Tensor backward_meta(const Tensor& grad, TensorList normalized, TensorList plain
                      const Tensor& weights, const Tensor& mean, const Tensor& rstd,
                      TensorList grad_normalized, const BoolList& accumulate_normalized,
                      TensorList grad_plain, const BoolList& accumulate_plain,
-                     bool need_grad_weights, bool, const std::optional<Tensor>& sums) {
+                     bool need_grad_weights, bool, const std::optional<Tensor>& sums,
+                     const std::optional<Tensor>& lines) {
   check_backward(grad, normalized, plain, weights, mean, rstd, grad_normalized,
                  accumulate_normalized, grad_plain, accumulate_plain);
   if (sums.has_value()) check_sums(*sums, mean, need_grad_weights);
+  if (lines.has_value()) check_lines(*lines, mean);
   const size_t maps = need_grad_weights ? normalized.size() + plain.size() : 0;
   return at::empty({static_cast<int64_t>(maps)}, weights.options());
 }
@@ -367,8 +289,8 @@ std::tuple<Tensor, Tensor, Tensor> differentiable(TensorList normalized, TensorL
                                                   const Tensor& weights, TensorList running_mean,
                                                   TensorList running_var, bool training,
                                                   double momentum, double eps) {
-  return kForward(normalized, plain, weights, running_mean, running_var, training, momentum, eps,
-                  std::nullopt);
+  return kForward(normalized, plain, weights, running_mean, running_var, {}, training, momentum,
+                  eps, std::nullopt);
 }
 
 TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
@@ -378,13 +300,14 @@ TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
       "-> (Tensor out, Tensor mean, Tensor rstd)");
   m.def(
       "mixture_forward(Tensor[] normalized, Tensor[] plain, Tensor weights, "
-      "Tensor(a!)[] running_mean, Tensor(b!)[] running_var, bool training, float momentum, "
-      "float eps, Tensor(c!)? rectified=None) -> (Tensor out, Tensor mean, Tensor rstd)");
+      "Tensor(a!)[] running_mean, Tensor(b!)[] running_var, Tensor[] moments, bool training, "
+      "float momentum, float eps, Tensor(c!)? rectified=None) -> (Tensor out, Tensor mean, Tensor "
+      "rstd)");
   m.def(
       "mixture_backward(Tensor grad, Tensor[] normalized, Tensor[] plain, Tensor weights, "
       "Tensor mean, Tensor rstd, Tensor(a!)[] grad_normalized, bool[] accumulate_normalized, "
       "Tensor(b!)[] grad_plain, bool[] accumulate_plain, bool need_grad_weights, bool training, "
-      "Tensor? sums=None) -> Tensor grad_weights");
+      "Tensor? sums=None, Tensor(c!)? lines=None) -> Tensor grad_weights");
   m.def(
       "mixture_statistics(Tensor[] normalized, Tensor(a!)[] running_mean, "
       "Tensor(b!)[] running_var, float momentum=0.0, float eps=0.0) "

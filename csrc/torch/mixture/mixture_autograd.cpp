@@ -83,10 +83,11 @@ Tensor call_backward(const Tensor& grad, TensorList normalized, TensorList plain
           .findSchemaOrThrow("snsoftmax::mixture_backward", "")
           .typed<Tensor(const Tensor&, TensorList, TensorList, const Tensor&, const Tensor&,
                         const Tensor&, TensorList, const c10::List<bool>&, TensorList,
-                        const c10::List<bool>&, bool, bool, const std::optional<Tensor>&)>();
+                        const c10::List<bool>&, bool, bool, const std::optional<Tensor>&,
+                        const std::optional<Tensor>&)>();
   const c10::List<bool> overwrite;
   return op.call(grad, normalized, plain, weights, mean, rstd, grad_normalized, overwrite,
-                 grad_plain, overwrite, need_grad_weights, training, std::nullopt);
+                 grad_plain, overwrite, need_grad_weights, training, std::nullopt, std::nullopt);
 }
 
 // ---- the node: inputs are the normalised maps, the plain maps, the weights ----

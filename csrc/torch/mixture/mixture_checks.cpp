@@ -145,4 +145,30 @@ void check_sums(const Tensor& sums, const Tensor& mean, bool need_grad_weights) 
                     "the gradient of the weights comes from mixture_sums, where sums are given");
 }
 
+void check_moments(TensorList moments, TensorList normalized) {
+  if (moments.empty()) return;
+  TORCH_CHECK_VALUE(moments.size() == normalized.size(),
+                    "moments must be empty or have one tensor for each of the ", normalized.size(),
+                    " normalized maps, but has ", moments.size());
+  for (const auto k : c10::irange(moments.size())) {
+    const Tensor& m = moments[k];
+    if (m.sym_numel() == 0) continue;
+    TORCH_CHECK_VALUE(
+        m.dim() == 2 && m.sym_size(0) == 2 && m.sym_size(1) == normalized[k].sym_size(1) &&
+            !m.is_cuda() && m.scalar_type() == at::kDouble,
+        "moments[", k, "] must be float64 of shape [2, ", normalized[k].sym_size(1),
+        "] on the CPU, but is ", m.scalar_type(), " of ", m.sym_sizes(), " on ", m.device());
+  }
+}
+
+void check_lines(const Tensor& lines, const Tensor& mean) {
+  TORCH_CHECK_VALUE(lines.dim() == 3 && lines.sym_size(0) == mean.sym_size(0) &&
+                        lines.sym_size(1) == 4 && lines.sym_size(2) == mean.sym_size(1) &&
+                        lines.scalar_type() == mean.scalar_type() && lines.is_contiguous() &&
+                        !lines.is_cuda(),
+                    "lines must be contiguous, ", mean.scalar_type(), " and of shape [",
+                    mean.sym_size(0), ", 4, ", mean.sym_size(1), "] on the CPU, but is ",
+                    lines.scalar_type(), " of ", lines.sym_sizes(), " on ", lines.device());
+}
+
 }  // namespace snsoftmax

@@ -34,4 +34,10 @@ void check_sums_inputs(const Tensor& grad, TensorList normalized, TensorList pla
 /// What mixture_sums returned, to be used instead of the maps' own sums.
 void check_sums(const Tensor& sums, const Tensor& mean, bool need_grad_weights);
 
+/// None, or one tensor for each normalised map, without elements where its moments are not known.
+void check_moments(TensorList moments, TensorList normalized);
+
+/// Where the lines of the normalised maps' gradients go.
+void check_lines(const Tensor& lines, const Tensor& mean);
+
 }  // namespace snsoftmax

@@ -1,0 +1,69 @@
+// What the operators on convolutions share: how they see tensors and share out the work.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../common/dtype.h"
+#include "convolve/convolve.h"
+
+namespace snsoftmax {
+
+using at::Tensor;
+using at::TensorList;
+
+constexpr auto kConvolveLayout = at::MemoryFormat::ChannelsLast;
+
+// Nothing here reads data, and shapes may be symbolic.
+void check_convolve(const Tensor& x, TensorList weights);
+void check_convolve_backward_map(TensorList grads, TensorList weights);
+void check_convolve_backward_weight(TensorList grads, const Tensor& x, int64_t kernel);
+
+/// Of convolutions of maps like `map`.
+ConvolveArgs convolve_arguments(const Tensor& map, int64_t inputs, int64_t outputs, size_t edges,
+                                int64_t kernel);
+
+/// Kernels as convolve_forward_cpu or, `backward`, convolve_backward_map_cpu take them, for a map
+/// like `like`.
+Tensor pack_kernels(const ConvolveArgs& args, const Tensor& like, TensorList weights,
+                    bool backward);
+
+/// The gradients of the weights from sums [parts, kernel_values()].
+std::vector<Tensor> merged_weights(const ConvolveArgs& args, const Tensor& sums);
+
+Tensor convolve_backward_map(TensorList grads, TensorList weights);
+std::vector<Tensor> convolve_backward_weight(TensorList grads, const Tensor& x, int64_t kernel);
+
+/// A map like `like`, with other channels; shapes may be symbolic.
+Tensor empty_map(const Tensor& like, const c10::SymInt& channels);
+
+/// Tensors laid out as the kernels need, and where they are.
+struct Held {
+  std::vector<Tensor> tensors;
+  std::vector<const void*> data;
+
+  explicit Held(TensorList given) {
+    for (const Tensor& t : given) {
+      tensors.push_back(t.contiguous(kConvolveLayout));
+      data.push_back(tensors.back().const_data_ptr());
+    }
+  }
+};
+
+/// New tensors, and where they are.
+struct Made {
+  std::vector<Tensor> tensors;
+  std::vector<void*> data;
+
+  Made(size_t count, at::IntArrayRef sizes, const at::TensorOptions& options) {
+    for (size_t i = 0; i < count; ++i) {
+      tensors.push_back(at::empty(sizes, options.memory_format(kConvolveLayout)));
+      data.push_back(tensors.back().mutable_data_ptr());
+    }
+  }
+};
+
+}  // namespace snsoftmax
