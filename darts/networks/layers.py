@@ -13,7 +13,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from darts.networks.normalization import BatchNorm2d
-from darts.networks.operations import drop_path
+from darts.networks.operations import Conv2d, DepthwiseConv2d, drop_path
 
 LayerFactory = Callable[[int, int, int, bool, bool], nn.Module]
 """(channels that enter, that leave, stride, affine, track running statistics) → module."""
@@ -48,13 +48,11 @@ class InvertedResidual(nn.Module):
 
         self.residual = keeps(inputs, outputs, stride)
         self.drop_path = 0.0
-        self.expand = nn.Conv2d(inputs, hidden, 1, bias=False)
+        self.expand = Conv2d(inputs, hidden, 1)
         self.expand_norm = norm(hidden)
-        self.depthwise = nn.Conv2d(
-            hidden, hidden, kernel, stride, kernel // 2, groups=hidden, bias=False
-        )
+        self.depthwise = DepthwiseConv2d(hidden, kernel, stride, 1)
         self.depthwise_norm = norm(hidden)
-        self.project = nn.Conv2d(hidden, outputs, 1, bias=False)
+        self.project = Conv2d(hidden, outputs, 1)
         self.project_norm = norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102

@@ -15,7 +15,23 @@ from torch import Tensor, nn
 
 from darts.devices import parallel
 from darts.networks.normalization import BatchNorm2d
+from snsoftmax.convolve import convolve, convolves
 from snsoftmax.depthwise import depthwise
+
+
+class Conv2d(nn.Conv2d):
+    """A `torch.nn.Conv2d` without bias that keeps the size at stride 1.
+
+    While training it is made by `snsoftmax.convolve` where that is the fastest way.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102
+        if self.training and self.stride[0] == 1 and convolves(input, self.weight):
+            return convolve(input, [self.weight])[0]
+        return super().forward(input)
 
 
 class ReLUConvNorm(nn.Sequential):
@@ -26,7 +42,7 @@ class ReLUConvNorm(nn.Sequential):
     ) -> None:
         super().__init__(
             nn.ReLU(),
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            Conv2d(inputs, outputs, kernel, stride),
             BatchNorm2d(outputs, affine=affine, track_running_stats=track),
         )
 
@@ -38,7 +54,7 @@ class ConvNormReLU(nn.Sequential):
         self, inputs: int, outputs: int, kernel: int, stride: int, affine: bool, track: bool
     ) -> None:
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            Conv2d(inputs, outputs, kernel, stride),
             BatchNorm2d(outputs, affine=affine, track_running_stats=track),
             nn.ReLU(),
         )
@@ -72,7 +88,7 @@ class DepthwiseConv(nn.Sequential):
         super().__init__(
             nn.ReLU(),
             DepthwiseConv2d(channels, kernel, stride, dilation),
-            nn.Conv2d(channels, channels, 1, bias=False),
+            Conv2d(channels, channels, 1),
             BatchNorm2d(channels, affine=affine, track_running_stats=track),
         )
 
@@ -191,7 +207,7 @@ def _resizing_skip(inputs: int, outputs: int, stride: int, affine: bool, track: 
     if stride == 2:
         return FactorizedReduce(inputs, outputs, affine, track)
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 1, bias=False),
+        Conv2d(inputs, outputs, 1),
         BatchNorm2d(outputs, affine=affine, track_running_stats=track),
     )
 
@@ -232,7 +248,7 @@ class ResidualBlock(nn.Module):
         self.conv_a = ReLUConvNorm(inputs, outputs, 3, 2, affine, track)
         self.conv_b = ReLUConvNorm(outputs, outputs, 3, 1, affine, track)
         pool = nn.AvgPool2d(2, 2, ceil_mode=True)  # odd sizes as the convolutions have them
-        self.shortcut = nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False))
+        self.shortcut = nn.Sequential(pool, Conv2d(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         y: Tensor = self.shortcut(x) + self.conv_b(self.conv_a(x))

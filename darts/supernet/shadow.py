@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from darts.networks.operations import Conv2d
 from darts.supernet.branches import Branch
 
 
@@ -39,9 +40,9 @@ def shadows(net: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     for prefix, module in net.named_modules():
         if isinstance(module, Branch):
             names = module.cast
-        # Not a subclass, such as one that is parametrised: it may read its weight otherwise too;
+        # Not any subclass, such as one that is parametrised: it may read its weight otherwise too;
         # and not a depthwise one, whose weight kernels of our own may read.
-        elif type(module) in (nn.Conv2d, nn.Linear) and getattr(module, "groups", 1) == 1:
+        elif type(module) in (nn.Conv2d, Conv2d, nn.Linear) and getattr(module, "groups", 1) == 1:
             names = ("weight",)
         else:
             continue

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from darts.networks.layers import LAYERS
 from darts.networks.operations import (
+    Conv2d,
     DepthwiseConv2d,
     FactorizedReduce,
     ReLUConvNorm,
@@ -22,9 +23,9 @@ from darts.spaces import Cell, Space
 
 
 def conventional(net: nn.Module) -> nn.Module:
-    """`net` with PyTorch's depthwise convolutions in place of the package's own."""
+    """`net` with PyTorch's convolutions in place of the package's own."""
     for module in net.modules():
-        if isinstance(module, DepthwiseConv2d):
+        if isinstance(module, (Conv2d, DepthwiseConv2d)):
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
     return net
 
@@ -32,7 +33,7 @@ def conventional(net: nn.Module) -> nn.Module:
 def _operation(
     name: str, inputs: int, channels: int, stride: int, track: bool, norm: bool
 ) -> nn.Module:
-    module = conventional(make_operation(name, inputs, channels, stride, False, track))
+    module = make_operation(name, inputs, channels, stride, False, track)
     if norm and "pool" in name:
         norm_layer = nn.BatchNorm2d(channels, affine=False, track_running_stats=track)
         return nn.Sequential(module, norm_layer)
@@ -125,6 +126,7 @@ class ReferenceSupernet(nn.Module):
             return ReferenceCell(space.cells[place.name], place, track)
 
         self.skeleton = space.around.body(NetworkSizes(channels, cells, classes), make_cell)
+        conventional(self)
 
     def forward(self, images: Tensor, weights: Mapping[str, Tensor], live: None = None) -> Tensor:
         def call(cell: nn.Module, maps: tuple[Tensor, ...]) -> Tensor:
