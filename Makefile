@@ -179,7 +179,10 @@ cross:
 	  --build-lib $(CROSS); \
 	ls $(CROSS)/snsoftmax
 
-# The environment: PyTorch first, since the build compiles against it.
+# The environment: PyTorch first, since the build compiles against it. CUDA code is for this machine's
+# GPUs, or for one kind where there is none; wheels have it for all.
+ARCHITECTURES := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | paste -sd ';')
+$(READY) $(EXTENSION): export TORCH_CUDA_ARCH_LIST ?= $(or $(ARCHITECTURES),9.0)
 $(READY): pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel build
