@@ -62,12 +62,12 @@ class EntropyDecay(Tempered):
         self.start_level = 1.0
         warmup = self.options.warmup
         warmup = self.usual_warmup() if warmup is None else warmup
-        self.plan = EDDPlan.released_code(self.epochs, warmup)
+        plan = EDDPlan.paper if self.follows_paper else EDDPlan.released_code
+        self.plan = plan(self.epochs, warmup)
         if self.follows_paper:
             positive = [a.detach().clamp(min=0).mean() for a in self.logits.values()]
             self.expectation = float(torch.stack(positive).mean())
             self.start_level = math.exp(self.expectation)
-            self.plan = EDDPlan.paper(self.epochs, warmup)
 
     def usual_warmup(self) -> int:
         """Epochs at t = 1 where `warmup` gives none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from darts.networks.genotype import Genotype
-from darts.networks.table import SKELETONS, NetworkSizes
+from darts.networks.table import SKELETONS, NetworkSizes, names_with
 
 
 def build_network(
@@ -23,7 +23,7 @@ def build_network(
     ``cells``: per stage for NAS-Bench-201 (5 in the benchmark: 17 cells with the residual blocks)
     and NAS-Bench-101 (3), in all for the DARTS spaces (20 for CIFAR, 14 for ImageNet).
     ``auxiliary``: DARTS's auxiliary head; see `TwoInputNetwork` for what the network then returns.
-    ``large``: for images of ImageNet's size. Both are for genotypes of the DARTS spaces.
+    ``large``: for images of ImageNet's size. Not every skeleton has either.
     ``colours``: of the images. Raises ValueError on a malformed genotype or a size below 1.
     """
     if isinstance(genotype, str):
@@ -31,10 +31,11 @@ def build_network(
     skeleton = SKELETONS[genotype.skeleton]
     sizes = NetworkSizes(channels, cells, classes, colours)
     skeleton.check_sizes(sizes)
-    for name, asked, can in (
-        ("auxiliary", auxiliary, skeleton.auxiliary_head),
-        ("large", large, skeleton.large_images),
+    for name, asked, feature in (
+        ("auxiliary", auxiliary, "auxiliary_head"),
+        ("large", large, "large_images"),
     ):
-        if asked and not can:
-            raise ValueError(f"{name}=True is for genotypes of the DARTS spaces only")
+        if asked and not getattr(skeleton, feature):
+            allowed = names_with(feature)
+            raise ValueError(f"{name}=True needs a genotype of {allowed}, not of {skeleton.name}")
     return skeleton.network(genotype.cells, sizes, auxiliary=auxiliary, large=large)

@@ -174,6 +174,11 @@ def enter(skeleton: S) -> S:
     return skeleton
 
 
+def names_with(feature: str) -> str:
+    """Names of the skeletons that have an auxiliary head, say, for a sentence."""
+    return ", ".join(sorted(s.name for s in SKELETONS.values() if getattr(s, feature)))
+
+
 def require_names(skeleton: Skeleton, cells: Iterable[str], names: list[str]) -> None:
     """Raise ValueError unless a space has exactly these cell types."""
     if sorted(cells) != names:

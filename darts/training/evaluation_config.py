@@ -25,7 +25,7 @@ from darts.config import (
 from darts.errors import UserError
 from darts.keywords import EvaluationKeywords
 from darts.networks.genotype import Genotype
-from darts.networks.table import SKELETONS, NetworkSizes, Skeleton
+from darts.networks.table import SKELETONS, NetworkSizes, Skeleton, names_with
 from darts.results.run_folder import RunFolder
 from darts.spaces import Space, get_space
 
@@ -143,13 +143,13 @@ def configure_evaluation(**overrides: Unpack[EvaluationKeywords]) -> EvaluationC
     # Its text in place of a path: a run folder must mean the same wherever it is moved to.
     config = build(EvaluationConfig, merge(layers, overrides, {"genotype": str(genotype)}))
     _check_sizes(skeleton, config.network.channels, config.network.cells, "network.")
-    for path, is_asked, has in (
-        ("network.auxiliary", config.network.auxiliary > 0, skeleton.auxiliary_head),
-        ("data.source=imagenet", config.data.source == "imagenet", skeleton.large_images),
+    for path, is_asked, feature in (
+        ("network.auxiliary", config.network.auxiliary > 0, "auxiliary_head"),
+        ("data.source=imagenet", config.data.source == "imagenet", "large_images"),
     ):
-        if is_asked and not has:
+        if is_asked and not getattr(skeleton, feature):
             raise ConfigError(
-                f"{path} needs a genotype of the DARTS spaces, not of {skeleton.name}"
+                f"{path} needs a genotype of {names_with(feature)}, not of {skeleton.name}"
             )
     return config
 

@@ -91,7 +91,7 @@ def test_drop_path_drops_samples_only_while_training() -> None:
 def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="cells=0 must be at least 1"):
         build_network(RESNET_LIKE, channels=4, cells=0, classes=10)
-    with pytest.raises(ValueError, match="auxiliary=True is for"):
+    with pytest.raises(ValueError, match="auxiliary=True needs a genotype of darts, "):
         build_network(RESNET_LIKE, channels=4, cells=1, classes=10, auxiliary=True)
 
 
