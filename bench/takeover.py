@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,15 @@ class Watched(Search):
         return super().record(losses)
 
 
-def draw(search: Watched, path: Path, title: str) -> None:
+Means = Mapping[str, Sequence[Sequence[Sequence[float]]]]
+"""Of each quantity by epoch, edge and operation."""
+
+
+def draw(operations: Sequence[str], seen: Means, path: Path, title: str) -> None:
     """One panel a quantity, one line an operation, over the epochs."""
-    operations = search.space.cells["cell"].candidates[0]
     figure, axes = plt.subplots(len(PANELS), 1, figsize=(7, 11), sharex=True)
     for axis, (name, label) in zip(axes, PANELS.items(), strict=True):
-        means = torch.tensor(search.seen[name]).mean(1)
+        means = torch.tensor(seen[name]).mean(1)
         for column, operation in enumerate(operations):
             short = APPEARANCE.get(operation, (operation, ""))[0]
             axis.plot(means[:, column], color=PALETTE[column], label=short)
@@ -144,8 +148,9 @@ def main() -> None:
     temperatures = [record["temperature"] for record in result.history]
     record = {"settings": tree, "genotype": str(result.genotype), "temperature": temperatures}
     write_json(options.out, {**machine(torch.device("cpu")), **record, **search.seen})
-    title = f"{options.method} {' '.join(options.set)}, seed {options.seed}: {result.genotype}"
-    draw(search, options.out.with_suffix(".png"), title)
+    title = f"{options.method} {' '.join(options.set)}, seed {options.seed}\n{result.genotype}"
+    operations = search.space.cells["cell"].candidates[0]
+    draw(operations, search.seen, options.out.with_suffix(".png"), title)
     print(title)
 
 
