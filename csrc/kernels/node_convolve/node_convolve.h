@@ -9,6 +9,12 @@
 // part of y is not written and its moments are 0; the kernel reads which are, so that a recorded
 // graph need not be recorded again as β sharpens.
 //
+// Their gradients, where g[e] is that of y[e], an edge that is not live has none and its g is not
+// read:
+//
+//   dw[e, o, tap, c] = sum over images and pixels p of g[e, o](p) max(x[c](p + tap), 0)
+//   dx[c](p) = sum over e, o and taps of g[e, o](p - tap) w[e, o, tap, c] where x[c](p) > 0, else 0
+//
 // Maps are dense [images, height, width, channels], the edges of an operation side by side along
 // channels; kernels are [edges * channels, kernel, kernel, channels], as channels_last tensors are.
 #pragma once
@@ -52,5 +58,27 @@ size_t node_convolve_workspace_cuda(const NodeConvolveArgs& args, int64_t edges)
 const char* node_convolve_cuda(const NodeConvolveArgs& args, const void* x,
                                const NodeConvolution& three, const NodeConvolution& one,
                                void* workspace, void* stream);
+
+// ---- gradients on CUDA, as above, but by tensor cores alone: bfloat16 or float, 16, 32 or 64
+// channels, maps and kernels that begin on 16 bytes. How many blocks share the pixels does not
+// depend on the device, so neither does the order of the sums.
+
+/// One operation's gradients.
+struct NodeConvolveGradients {
+  int64_t edges = 0;
+  const bool* live = nullptr;    ///< [edges]; null: all
+  const void* y = nullptr;       ///< of its maps, [images, height, width, edges * channels]
+  const void* weight = nullptr;  ///< its kernels, for the gradient of the map
+};
+
+/// Bytes of workspace for the gradients of the kernels.
+size_t node_convolve_weights_workspace_cuda(const NodeConvolveArgs& args, int64_t of_three,
+                                            int64_t of_one);
+
+/// dw of both operations, laid out as their kernels; zeros for edges that are not live.
+const char* node_convolve_weights_cuda(const NodeConvolveArgs& args, const void* x,
+                                       const NodeConvolveGradients& three,
+                                       const NodeConvolveGradients& one, void* dw_three,
+                                       void* dw_one, void* workspace, void* stream);
 
 }  // namespace snsoftmax

@@ -7,6 +7,7 @@
 
 #include "node_convolve/node_convolve.h"
 #include "node_convolve/node_convolve_tile_cuda.h"
+#include "node_convolve/node_convolve_weights_cuda.h"
 
 namespace snsoftmax {
 namespace {
@@ -139,27 +140,9 @@ __global__ void __launch_bounds__(kMergeThreads, 1)
 
 // ---- host ----
 
-bool aligned(const void* memory) { return reinterpret_cast<uintptr_t>(memory) % 16 == 0; }
-
 Tiles tiles_of(const NodeConvolveArgs& args) {
   return snsoftmax::tiles_of(static_cast<int>(args.images), static_cast<int>(args.height),
                              static_cast<int>(args.width));
-}
-
-struct Device {
-  int shared_bytes;  // that a block may ask for
-  int multiprocessors;
-};
-
-const char* read_device(Device* device) {
-  int index = 0;
-  cudaError_t error = cudaGetDevice(&index);
-  const auto get = [&](int* value, cudaDeviceAttr attribute) {
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, index);
-  };
-  get(&device->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  get(&device->multiprocessors, cudaDevAttrMultiProcessorCount);
-  return message(error);
 }
 
 /// How many blocks share a tile's passes: as many as give every multiprocessor two blocks.
@@ -167,10 +150,26 @@ int parts_of(int tiles, int passes, int multiprocessors) {
   return std::clamp(ceil_of(2 * multiprocessors, tiles), 1, passes);
 }
 
+/// Null, or what no kernel counts.
+const char* too_large(const NodeConvolveArgs& args, int64_t three, int64_t one) {
+  if (three > kMaxNodeEdgesCuda || one > kMaxNodeEdgesCuda) {
+    return "an operation has more than 32 edges";
+  }
+  // Tiles reach beyond the map by less than a tile in each direction.
+  constexpr int64_t kMost = std::numeric_limits<int>::max();
+  const bool large =
+      (args.images + kTilePixels) * (args.height + kTilePixels) * (args.width + kTilePixels) >
+          kMost ||
+      args.channels > kMost / (9 * kMaxNodeEdgesCuda);
+  return large ? "the map has too many pixels or channels" : nullptr;
+}
+
 template <class T>
 Operation<T> operation_of(const NodeConvolution& of, int first) {
-  return {static_cast<const T*>(of.weight), of.live, static_cast<T*>(of.y),
-          static_cast<int>(of.edges), first};
+  return {{of.live, static_cast<int>(of.edges)},
+          static_cast<const T*>(of.weight),
+          static_cast<T*>(of.y),
+          first};
 }
 
 template <class T, int C>
@@ -204,6 +203,38 @@ const char* launch_convolutions(const Task<T>& task, bool aligned, void* stream)
   return launch(plain_kernel<T>, grid, dim3(kThreads, 1, 1), 0, stream, task);
 }
 
+// ---- gradients ----
+
+/// f(T{}, C) for what tensor cores multiply.
+template <class F>
+const char* with_products(const NodeConvolveArgs& args, const F& f) {
+  const auto with_channels = [&](auto type) -> const char* {
+    if (args.channels == 16) return f(type, std::integral_constant<int, 16>{});
+    if (args.channels == 32) return f(type, std::integral_constant<int, 32>{});
+    if (args.channels == 64) return f(type, std::integral_constant<int, 64>{});
+    return "tensor cores multiply 16, 32 or 64 channels";
+  };
+  if (args.dtype == DType::kFloat32) return with_channels(float{});
+  if (args.dtype == DType::kBFloat16) return with_channels(__nv_bfloat16{});
+  return "tensor cores multiply bfloat16 or float";
+}
+
+template <class T>
+Gradients<T> gradients_of(const NodeConvolveGradients& of) {
+  return {{of.live, static_cast<int>(of.edges)},
+          static_cast<const T*>(of.y),
+          static_cast<const T*>(of.weight)};
+}
+
+/// What all gradients need, checked.
+const char* check_gradients(const NodeConvolveArgs& args, const void* x,
+                            const NodeConvolveGradients& three, const NodeConvolveGradients& one) {
+  for (const void* const memory : {x, three.y, three.weight, one.y, one.weight}) {
+    if (!aligned(memory)) return "a map or kernel does not begin on 16 bytes";
+  }
+  return too_large(args, three.edges, one.edges);
+}
+
 }  // namespace
 
 size_t node_convolve_workspace_cuda(const NodeConvolveArgs& args, int64_t edges) {
@@ -217,15 +248,8 @@ const char* node_convolve_cuda(const NodeConvolveArgs& args, const void* x,
                                void* workspace, void* stream) {
   const int64_t edges = three.edges + one.edges;
   if (args.pixels() * args.channels * edges == 0) return nullptr;
-  if (three.edges > kMaxNodeEdgesCuda || one.edges > kMaxNodeEdgesCuda) {
-    return "an operation has more than 32 edges";
-  }
-  // Tiles reach beyond the map by less than a tile in each direction.
-  constexpr int64_t kMost = std::numeric_limits<int>::max();
-  if ((args.images + kTilePixels) * (args.height + kTilePixels) * (args.width + kTilePixels) >
-          kMost ||
-      args.channels > kMost / (9 * kMaxNodeEdgesCuda)) {
-    return "the map has too many pixels or channels";
+  if (const char* const error = too_large(args, three.edges, one.edges); error != nullptr) {
+    return error;
   }
   return with_type<__half, __nv_bfloat16>(args.dtype, [&](auto type) -> const char* {
     using T = decltype(type);
@@ -250,6 +274,39 @@ const char* node_convolve_cuda(const NodeConvolveArgs& args, const void* x,
                   dim3(static_cast<unsigned>(ceil_of(columns, kMergeColumns)), 1, 1),
                   dim3(kMergeThreads, 1, 1), 0, stream, task.tiles, task.channels, columns,
                   of_three, task.moments, merged(three), merged(one));
+  });
+}
+
+size_t node_convolve_weights_workspace_cuda(const NodeConvolveArgs& args, int64_t of_three,
+                                            int64_t of_one) {
+  size_t bytes = 0;
+  if (args.pixels() * (of_three + of_one) == 0) return bytes;
+  with_products(args, [&](auto type, auto channels) -> const char* {
+    constexpr int kChannels = decltype(channels)::value;
+    const int alike = WeightsShape<decltype(type), kChannels>::alike(static_cast<int>(of_three),
+                                                                     static_cast<int>(of_one));
+    bytes = static_cast<size_t>(slices_of(tiles_of(args).count(), alike)) * sizeof(float) *
+            static_cast<size_t>((9 * of_three + of_one) * kChannels * kChannels);
+    return nullptr;
+  });
+  return bytes;
+}
+
+const char* node_convolve_weights_cuda(const NodeConvolveArgs& args, const void* x,
+                                       const NodeConvolveGradients& three,
+                                       const NodeConvolveGradients& one, void* dw_three,
+                                       void* dw_one, void* workspace, void* stream) {
+  if (args.pixels() * (three.edges + one.edges) == 0) return nullptr;
+  if (const char* const error = check_gradients(args, x, three, one); error != nullptr) {
+    return error;
+  }
+  return with_products(args, [&](auto type, auto channels) {
+    using T = decltype(type);
+    const WeightsTask<T> task{tiles_of(args),           0,
+                              static_cast<const T*>(x), gradients_of<T>(three),
+                              gradients_of<T>(one),     static_cast<float*>(workspace)};
+    return launch_weights<T, decltype(channels)::value>(task, static_cast<T*>(dw_three),
+                                                        static_cast<T*>(dw_one), stream);
   });
 }
 

@@ -90,6 +90,10 @@ struct Passes {
     unsigned edges;  // a byte each
 
     SN_HOST_DEVICE int edge(int unit) const { return static_cast<int>(edges >> 8 * unit & 255u); }
+    /// The operation's channel that one of the pass's columns is, `channels` an edge.
+    SN_HOST_DEVICE int channel(int column, int channels) const {
+      return edge(column / channels) * channels + column % channels;
+    }
   };
 
   static SN_HOST_DEVICE int bits_of(unsigned bits) {
@@ -100,13 +104,16 @@ struct Passes {
 #endif
   }
   SN_HOST_DEVICE int of_three() const { return ceil_of(bits_of(three), units); }
-  SN_HOST_DEVICE int count() const { return of_three() + ceil_of(bits_of(one), units); }
+  SN_HOST_DEVICE int of_one() const { return ceil_of(bits_of(one), units); }
+  SN_HOST_DEVICE int count() const { return of_three() + of_one(); }
   SN_HOST_DEVICE Pass at(int index) const {
     const bool is_three = index < of_three();
+    return of(is_three, is_three ? index : index - of_three());
+  }
+  /// Pass `index` over one operation; without edges behind the last one.
+  SN_HOST_DEVICE Pass of(bool is_three, int index) const {
     unsigned left = is_three ? three : one;
-    for (int skip = units * (is_three ? index : index - of_three()); skip > 0; --skip) {
-      left &= left - 1;
-    }
+    for (int skip = units * index; skip > 0; --skip) left &= left - 1;
     Pass pass{is_three, 0, 0};
     for (; left != 0 && pass.count < units; left &= left - 1) {
       const auto edge = static_cast<unsigned>(bits_of((left & (0u - left)) - 1));
@@ -115,6 +122,21 @@ struct Passes {
     return pass;
   }
 };
+
+/// The blocks that share the products of a gradient of kernels, of which `alike` groups have the
+/// same pixels to go over: block `slice` of a group takes every slices_of()-th tile. About as many
+/// as such devices have multiprocessors, since each leaves sums of the size of its group's kernels.
+constexpr int kSlicedBlocks = 128;
+inline int slices_of(int tiles, int alike) {
+  const int slices = ceil_of(kSlicedBlocks, alike);
+  return smaller(slices, tiles);
+}
+
+/// A gradient behind a ReLU of `x`; where x is NaN it stays, as PyTorch has it.
+template <class S>
+SN_HOST_DEVICE S gated(S x, S gradient) {
+  return x <= S(0) ? S(0) : gradient;
+}
 
 /// Mean and sum of squared deviations of a tile's pixels.
 template <class S>

@@ -5,37 +5,21 @@
 // in the halo, those of B are output channels.
 #pragma once
 
-#include "common/launch.h"
 #include "common/pack_cuda.h"
-#include "common/tensor_core_cuda.h"
-#include "node_convolve/node_convolve_math.h"
+#include "node_convolve/node_convolve_operands_cuda.h"
 
 namespace snsoftmax {
 namespace {
 
-constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kWarp = 32;
-constexpr int kThreads = 128;
-constexpr int kWarps = kThreads / kWarp;
-constexpr int kColumns = 64;   // output channels of a pass
-constexpr int kFragment = 16;  // rows of A in a product
-constexpr int kHalves = 2;     // products of a warp's pixels
+constexpr int kColumns = 64;  // output channels of a pass
 constexpr int kProducts = kColumns / 8;
-static_assert(kTilePixels == kWarps * kHalves * kFragment && kWarp == kHalves * kFragment);
 
 /// One operation as the kernels see it; `first` is its first column among all operations'.
 template <class T>
-struct Operation {
+struct Operation : Edges {
   const T* weight;
-  const bool* live;
   T* y;
-  int edges, first;
-
-  /// The edges that are live, as bits; all lanes of a warp must ask.
-  __device__ __forceinline__ unsigned bits() const {
-    const int edge = static_cast<int>(threadIdx.x) % kWarp;
-    return __ballot_sync(kAllLanes, edge < edges && (live == nullptr || live[edge]));
-  }
+  int first;
 };
 
 template <class T>
@@ -102,33 +86,25 @@ class Block {
   }
 
   __device__ __forceinline__ void copy_halo() const {
-    for (int i = static_cast<int>(threadIdx.x); i < task_.tiles.halo() * S::kPieces;
-         i += kThreads) {
-      const int place = i / S::kPieces;
-      const int piece = i % S::kPieces * kCopyBytes;
-      const int from = task_.tiles.source(corner_, place);
-      copy_async(
-          halo_ + place * S::kPitch + piece,
-          bytes_of(task_.x) + static_cast<int64_t>(from < 0 ? 0 : from) * S::kRowBytes + piece,
-          from >= 0);
-    }
+    copy_rows<S::kPieces>(halo_, S::kPitch, task_.tiles.halo(), task_.x,
+                          [&](int place, int byte) -> const void* {
+                            const int64_t from = task_.tiles.source(corner_, place);
+                            if (from < 0) return nullptr;
+                            return bytes_of(task_.x) + from * S::kRowBytes + byte;
+                          });
   }
 
   /// Chunk `chunk` of a pass's kernels to one of the two places for chunks.
   __device__ __forceinline__ void copy_chunk(const Pass& pass, int chunk, int stage) const {
     const T* const weight = pass.three ? task_.three.weight : task_.one.weight;
     const int taps = pass.three ? 9 : 1;
-    unsigned char* const to = chunks_ + stage * S::kChunkBytes;
-    for (int i = static_cast<int>(threadIdx.x); i < taps_of(pass) * kColumns * S::kPieces;
-         i += kThreads) {
-      const int row = i / S::kPieces;
-      const int piece = i % S::kPieces * kCopyBytes;
-      const int column = row % kColumns;
-      if (column / C >= pass.count) continue;
-      const int from = (pass.edge(column / C) * C + column % C) * taps + chunk * S::kTaps;
-      copy_async(to + row * S::kPitch + piece,
-                 bytes_of(weight) + (from + row / kColumns) * S::kRowBytes + piece, true);
-    }
+    copy_rows<S::kPieces>(chunks_ + stage * S::kChunkBytes, S::kPitch, taps_of(pass) * kColumns,
+                          weight, [&](int row, int byte) -> const void* {
+                            const int column = row % kColumns;
+                            if (column / C >= pass.count) return nullptr;
+                            const int from = pass.channel(column, C) * taps + chunk * S::kTaps;
+                            return bytes_of(weight) + (from + row / kColumns) * S::kRowBytes + byte;
+                          });
   }
 
   __device__ __forceinline__ void clear() {
@@ -228,14 +204,11 @@ class Block {
       m2 += parts.moments[w][mine].m2 + away * away * static_cast<float>(parts.counts[w]);
     }
     const int first = pass.three ? task_.three.first : task_.one.first;
-    task_.moments[static_cast<int64_t>(tile_) * task_.columns + first + pass.edge(mine / C) * C +
-                  mine % C] = {mean, m2};
+    task_.moments[static_cast<int64_t>(tile_) * task_.columns + first + pass.channel(mine, C)] = {
+        mean, m2};
   }
 
  private:
-  static __device__ __forceinline__ const unsigned char* bytes_of(const T* values) {
-    return reinterpret_cast<const unsigned char*>(values);
-  }
   static __device__ __forceinline__ int taps_of(const Pass& pass) {
     return pass.three ? S::kTaps : 1;
   }
@@ -255,9 +228,8 @@ class Block {
       const int column = i % S::kOutPieces * kEach;
       const int pixel = __shfl_sync(kAllLanes, pixel_, half * kFragment + row);
       if (pixel < 0 || column / C >= pass.count) continue;
-      const int64_t to = static_cast<int64_t>(pixel) * edges + pass.edge(column / C);
-      *reinterpret_cast<uint4*>(y + to * C + column % C) =
-          *reinterpret_cast<const uint4*>(out(row, column));
+      const int64_t to = static_cast<int64_t>(pixel) * edges * C + pass.channel(column, C);
+      *reinterpret_cast<uint4*>(y + to) = *reinterpret_cast<const uint4*>(out(row, column));
     }
   }
 
