@@ -263,6 +263,26 @@ int main(int count, char** words) {
   const NodeConvolution single{1, &nothing, nullptr, &nothing, &nothing, &nothing};
   CHECK(node_convolve_cuda(args, &nothing, single, {}, &nothing, nullptr) != nullptr,
         "more pixels than an int counts were taken");
+  const NodeConvolveGradients of{1, nullptr, &nothing, &nothing};
+  CHECK(node_convolve_map_cuda(args, &nothing, of, of, &nothing, nullptr) != nullptr,
+        "a gradient with more pixels than an int counts was taken");
+  args.images = 1;
+  args.channels = 24;
+  CHECK(node_convolve_map_cuda(args, nullptr, {}, {}, nullptr, nullptr) != nullptr,
+        "a gradient of 24 channels was taken");
+  CHECK(node_convolve_weights_workspace_cuda(args, 1, 1) == 0, "a workspace for 24 channels");
+  args.channels = 16;
+  args.dtype = DType::kFloat64;
+  CHECK(node_convolve_map_cuda(args, nullptr, {}, {}, nullptr, nullptr) != nullptr,
+        "a gradient of doubles was taken");
+  args.dtype = DType::kFloat32;
+  const auto* const odd = reinterpret_cast<const unsigned char*>(&nothing) + 1;
+  CHECK(node_convolve_map_cuda(args, odd, {}, {}, nullptr, nullptr) != nullptr,
+        "a map that does not begin on 16 bytes was taken");
+  simt::device.shared_per_block = 16 << 10;
+  CHECK(node_convolve_map_cuda(args, nullptr, {}, {}, nullptr, nullptr) != nullptr,
+        "a block got more shared memory than there is");
+  simt::device = {};
   args.images = 0;
   CHECK(node_convolve_cuda(args, nullptr, single, {}, nullptr, nullptr) == nullptr,
         "no images failed");

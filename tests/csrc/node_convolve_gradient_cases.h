@@ -87,9 +87,51 @@ struct Backward {
 };
 
 template <class T>
+void check_map(const Case& c, const T* x, const std::vector<const Backward<T>*>& operations,
+               const std::vector<T>& dx) {
+  const double factor = sizeof(T) == 4 ? 0x1p-10 : 0.0;
+  for (int64_t p = 0; p < c.pixels(); ++p) {
+    std::vector<double> want(static_cast<size_t>(c.channels)), size(want);
+    double steps = 0.0;
+    for (const Backward<T>* of : operations) {
+      const int border = of->side / 2;
+      for (int64_t k = 0; k < of->edges * c.channels; ++k) {
+        if (!of->is_live(k / c.channels)) continue;
+        for (int tap = 0; tap < of->side * of->side; ++tap) {
+          // Which result read this pixel with the tap.
+          const int64_t row = p / c.width % c.height - (tap / of->side - border);
+          const int64_t column = p % c.width - (tap % of->side - border);
+          steps += 1.0 / 8.0;
+          if (row < 0 || row >= c.height || column < 0 || column >= c.width) continue;
+          const int64_t from = p - (tap / of->side - border) * c.width - tap % of->side + border;
+          const double g = of->grad_at(from, k, c.channels);
+          const auto first = static_cast<size_t>((k * of->side * of->side + tap) * c.channels);
+          for (size_t ch = 0; ch < want.size(); ++ch) {
+            const double term = g * Traits<T>::get(of->weight[first + ch]);
+            want[ch] += term;
+            size[ch] += std::fabs(term);
+          }
+        }
+      }
+    }
+    for (size_t ch = 0; ch < want.size(); ++ch) {
+      const size_t at = static_cast<size_t>(p) * want.size() + ch;
+      if (Traits<T>::get(x[at]) <= 0.0) want[ch] = size[ch] = 0.0;
+      const double found = Traits<T>::get(dx[at]);
+      const double slack = size[ch] * (factor + steps * 2.0 * Traits<T>::unit) +
+                           Traits<T>::store_unit * std::fabs(want[ch]);
+      CHECK(std::fabs(found - want[ch]) <= slack, "%s: dx[%lld, %zu] = %.9g, not %.9g (+- %.2g)",
+            describe(c, Traits<T>::dtype).c_str(), static_cast<long long>(p), ch, found, want[ch],
+            slack);
+    }
+  }
+}
+
+template <class T>
 void run_gradients(const Case& c, bool twice = false) {
   std::mt19937 random(static_cast<unsigned>(c.pixels() + 3 * c.channels));
-  const std::vector<T> x(draw<T>(c.pixels() * c.channels, 1.0, random));
+  std::vector<T> x(draw<T>(c.pixels() * c.channels, 1.0, random));
+  for (size_t i = 0; i < x.size(); i += 7) x[i] = Traits<T>::make(0.0);
   Backward<T> three(c, 3, c.three, c.dead_three, random), one(c, 1, c.one, c.dead_one, random);
   const NodeConvolveArgs args{Traits<T>::dtype, c.images, c.height, c.width, c.channels};
   const size_t bytes = snsoftmax::node_convolve_weights_workspace_cuda(args, c.three, c.one);
@@ -104,6 +146,11 @@ void run_gradients(const Case& c, bool twice = false) {
   weights();
   three.check_weights(c, x.data());
   one.check_weights(c, x.data());
+  std::vector<T> dx(x.size(), Traits<T>::make(kUnwritten));
+  const char* const error = snsoftmax::node_convolve_map_cuda(args, x.data(), three.arguments(),
+                                                              one.arguments(), dx.data(), nullptr);
+  CHECK(error == nullptr, "%s: %s", describe(c, args.dtype).c_str(), error);
+  check_map<T>(c, x.data(), {&three, &one}, dx);
   if (!twice) return;
   const auto before = three.grad_weight;
   weights();
@@ -122,19 +169,32 @@ void few_gradients() {
   run_gradients<__nv_bfloat16>(c);
   c = {9, 8, 16, 16, 1, 32, 0, ~1u};  // two tiles in a slice
   run_gradients<float>(c);
-  simt::device.shared_per_block = 100 << 10;  // one stage
+  simt::device.shared_per_block = 64 << 10;  // one stage
   run_gradients<float>(c);
   simt::device = {};
   c = {1, 3, 5, 32, 2, 1};
   run_gradients<__nv_bfloat16>(c);
+  simt::device.multiprocessors = 1;  // 32 channels a block
   run_gradients<float>(c);
   c = {1, 4, 3, 64, 1, 1};  // channels in groups
   run_gradients<__nv_bfloat16>(c);
+  simt::device = {};
   run_gradients<float>(c);
+}
+
+/// Launches and blocks at the size of a search, in which an image has eight tiles.
+void check_gradient_launches() {
+  simt::counters = {};
+  run_gradients<__nv_bfloat16>({1, 32, 32, 16, 3, 3});
+  CHECK(simt::counters.launches == 3, "%ld launches", simt::counters.launches);
+  // Kernels: a block a tile, and 7,680 in packs of four, 32 of them a block. The map: a block a
+  // tile.
+  CHECK(simt::counters.blocks == 8 + 60 + 8, "%ld blocks", simt::counters.blocks);
 }
 
 void all_gradients() {
   few_gradients();
+  check_gradient_launches();
   const Case cases[] = {
       {1, 1, 1, 16, 1, 0},         {9, 4, 4, 16, 0, 2},
       {2, 8, 8, 64, 1, 1},         {3, 8, 8, 16, 5, 2, 0x11},
@@ -144,7 +204,9 @@ void all_gradients() {
   };
   for (const Case& c : cases) {
     run_gradients<__nv_bfloat16>(c);
+    simt::device.multiprocessors = 1;
     run_gradients<float>(c);
+    simt::device = {};
   }
 }
 

@@ -81,4 +81,9 @@ const char* node_convolve_weights_cuda(const NodeConvolveArgs& args, const void*
                                        const NodeConvolveGradients& one, void* dw_three,
                                        void* dw_one, void* workspace, void* stream);
 
+/// dx; zeros if no edge is live.
+const char* node_convolve_map_cuda(const NodeConvolveArgs& args, const void* x,
+                                   const NodeConvolveGradients& three,
+                                   const NodeConvolveGradients& one, void* dx, void* stream);
+
 }  // namespace snsoftmax

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "node_convolve/node_convolve.h"
+#include "node_convolve/node_convolve_map_cuda.h"
 #include "node_convolve/node_convolve_tile_cuda.h"
 #include "node_convolve/node_convolve_weights_cuda.h"
 
@@ -307,6 +308,22 @@ const char* node_convolve_weights_cuda(const NodeConvolveArgs& args, const void*
                               gradients_of<T>(one),     static_cast<float*>(workspace)};
     return launch_weights<T, decltype(channels)::value>(task, static_cast<T*>(dw_three),
                                                         static_cast<T*>(dw_one), stream);
+  });
+}
+
+const char* node_convolve_map_cuda(const NodeConvolveArgs& args, const void* x,
+                                   const NodeConvolveGradients& three,
+                                   const NodeConvolveGradients& one, void* dx, void* stream) {
+  if (args.pixels() == 0) return nullptr;
+  if (const char* const error = check_gradients(args, x, three, one); error != nullptr) {
+    return error;
+  }
+  return with_products(args, [&](auto type, auto channels) {
+    using T = decltype(type);
+    return launch_map<T, decltype(channels)::value>(
+        MapTask<T>{tiles_of(args), 0, static_cast<const T*>(x), gradients_of<T>(three),
+                   gradients_of<T>(one), static_cast<T*>(dx)},
+        stream);
   });
 }
 
