@@ -1,11 +1,13 @@
 """All convolutions that leave a node of the supernet, and the moments of what they give.
 
-On CUDA by a kernel of our own: the map is read once, rectified on its way to the tensor cores, and
-batch norm's moments come from what is written. Outside what that kernel is for, by cuDNN.
+On CUDA by kernels of our own: the map is read once, rectified on its way to the tensor cores, and
+batch norm's moments come from what is written; so are both gradients, each of all edges at once.
+Outside what those kernels are for, by cuDNN.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +37,7 @@ class NodeMaps(NamedTuple):
 
 
 def fits(device: str, dtype: torch.dtype, channels: int, edges: int, tf32: bool) -> bool:
-    """Is the kernel of our own for maps of ``dtype`` with ``channels`` on such a ``device``?
+    """Are the kernels of our own for maps of ``dtype`` with ``channels`` on such a ``device``?
 
     ``edges``: most of an operation. ``tf32``: may float32 be rounded to TF32, as PyTorch lets cuDNN
     by default (``torch.backends.cudnn.allow_tf32``)?
@@ -44,16 +46,19 @@ def fits(device: str, dtype: torch.dtype, channels: int, edges: int, tf32: bool)
     return device == "cuda" and products and channels in CHANNELS and edges <= MOST_EDGES
 
 
+def _fits(x: Tensor, three: Tensor, one: Tensor) -> bool:
+    edges = max(len(three), len(one)) // x.shape[1]
+    return fits(x.device.type, x.dtype, x.shape[1], edges, torch.backends.cudnn.allow_tf32)
+
+
 def composed(x: Tensor, three: Tensor, one: Tensor, live: Tensor | None) -> NodeMaps:
     """`node_convolve` by PyTorch's own operators; zeros where an edge is not live."""
-    # The operator itself looks at shapes, devices and dtypes.
-    _ops.node_convolve(*(t if t is None else t.to("meta") for t in (x, three, one, live)))
+    _ops.node_convolve_check(x, three, one, live)
     rectified = F.relu(x)
     maps = [F.conv2d(rectified, w, padding=w.shape[-1] // 2) for w in (three, one)]
-    if live is not None:
-        of = live.repeat_interleave(x.shape[1]).split([len(three), len(one)])
-        maps = [torch.where(part[:, None, None], y, 0) for part, y in zip(of, maps, strict=True)]
-    y_three, y_one = (y.contiguous(memory_format=torch.channels_last) for y in maps)
+    y_three, y_one = (
+        y.contiguous(memory_format=torch.channels_last) for y in _of_live_edges(x, maps, live)
+    )
     with torch.no_grad():
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         moments = [torch.var_mean(y.to(wide), (0, 2, 3), correction=0) for y in (y_three, y_one)]
@@ -61,45 +66,86 @@ def composed(x: Tensor, three: Tensor, one: Tensor, live: Tensor | None) -> Node
     return NodeMaps(y_three, y_one, mean, var)
 
 
-# What the operator's tests run where there is no GPU.
-torch.library.register_kernel("snsoftmax::node_convolve", "cpu", composed)
-
-
-class _NodeConvolve(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, three: Tensor, one: Tensor, live: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(x, three, one, live)
-        maps: tuple[Tensor, ...] = _ops.node_convolve(x, three, one, live)
-        ctx.mark_non_differentiable(*maps[2:])
+def _of_live_edges(x: Tensor, maps: Sequence[Tensor], live: Tensor | None) -> Sequence[Tensor]:
+    """Zeros for the others, whatever their part of the maps says."""
+    if live is None:
         return maps
+    of = live.repeat_interleave(x.shape[1]).split([y.shape[1] for y in maps])
+    return [torch.where(part[:, None, None], y, 0) for part, y in zip(of, maps, strict=True)]
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """By cuDNN; differentiable again."""
-        x, three, one, live = ctx.saved_tensors
-        needs_map, *needs_weights = ctx.needs_input_grad[:3]
-        rectified = F.relu(x)
-        found: list[Tensor | None] = []
-        of_map = []
-        for weight, grad, needs, first in zip(
-            (three, one), grads[:2], needs_weights, (0, len(three)), strict=True
-        ):
-            if live is not None:  # a map that was not written has no gradient, whatever it says
-                of = live.repeat_interleave(x.shape[1])[first : first + len(weight)]
-                grad = torch.where(of[:, None, None], grad, 0)
-            padding = [weight.shape[-1] // 2] * 2
-            part, of_weight, _ = torch.ops.aten.convolution_backward(
-                grad, rectified, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1,
-                [needs_map, needs, False],
-            )  # fmt: skip
-            of_map.append(part)
-            found.append(of_weight if needs else None)
-        grad_map = None
-        if needs_map:
-            grad_map = torch.ops.aten.threshold_backward(of_map[0] + of_map[1], x, 0)
-        return grad_map, *found, None
+
+def _convolution_backward(
+    grad: Tensor, rectified: Tensor, weight: Tensor, needs_map: bool, needs_weight: bool
+) -> tuple[Tensor, Tensor]:
+    padding = [weight.shape[-1] // 2] * 2
+    of_map, of_weight, _ = torch.ops.aten.convolution_backward(
+        grad, rectified, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1,
+        [needs_map, needs_weight, False],
+    )  # fmt: skip
+    return of_map, of_weight
+
+
+def composed_weights(
+    grad_three: Tensor, grad_one: Tensor, x: Tensor, live: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The gradients of ``three`` and ``one`` from those of their maps, by PyTorch."""
+    rectified = F.relu(x)
+    three, one = (
+        _convolution_backward(
+            grad, rectified, x.new_empty(grad.shape[1], x.shape[1], side, side), False, True
+        )[1].contiguous(memory_format=torch.channels_last)
+        for grad, side in zip(_of_live_edges(x, (grad_three, grad_one), live), (3, 1), strict=True)
+    )
+    return three, one
+
+
+def composed_map(
+    grad_three: Tensor,
+    grad_one: Tensor,
+    x: Tensor,
+    three: Tensor,
+    one: Tensor,
+    live: Tensor | None,
+) -> Tensor:
+    """The gradient of ``x`` from those of the maps, by PyTorch."""
+    grads = _of_live_edges(x, (grad_three, grad_one), live)
+    of_three, of_one = (
+        _convolution_backward(grad, x, weight, True, False)[0]
+        for grad, weight in zip(grads, (three, one), strict=True)
+    )
+    grad: Tensor = torch.ops.aten.threshold_backward(of_three + of_one, x, 0)
+    return grad.contiguous(memory_format=torch.channels_last)
+
+
+# What the operators' tests run where there is no GPU.
+torch.library.register_kernel("snsoftmax::node_convolve", "cpu", composed)
+torch.library.register_kernel("snsoftmax::node_convolve_backward_weights", "cpu", composed_weights)
+torch.library.register_kernel("snsoftmax::node_convolve_backward_map", "cpu", composed_map)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs)
+    ctx.mark_non_differentiable(*output[2:])
+
+
+def _backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    """By kernels of our own where the map was convolved by one; else, and where this is to be
+    differentiated again, by PyTorch's convolutions.
+    """
+    of_three, of_one, *_ = grads
+    x, three, one, live = ctx.saved_tensors
+    needs_map, *needs_weights = ctx.needs_input_grad[:3]
+    own = not torch.is_grad_enabled() and _fits(x, three, one)
+    of_weights = _ops.node_convolve_backward_weights if own else composed_weights
+    of_map = _ops.node_convolve_backward_map if own else composed_map
+    found: list[Tensor | None] = [None, None]
+    if any(needs_weights):
+        found = list(of_weights(of_three, of_one, x, live))
+    grad_map = of_map(of_three, of_one, x, three, one, live) if needs_map else None
+    return grad_map, *found, None
+
+
+torch.library.register_autograd("snsoftmax::node_convolve", _backward, setup_context=_setup)
 
 
 def node_convolve(x: Tensor, three: Tensor, one: Tensor, live: Tensor | None = None) -> NodeMaps:
@@ -111,8 +157,6 @@ def node_convolve(x: Tensor, three: Tensor, one: Tensor, live: Tensor | None = N
     not be read, its moments are 0. Raises ValueError or TypeError where shapes, devices or dtypes
     differ from that.
     """
-    edges = max(len(three), len(one)) // x.shape[1]
-    tf32 = torch.backends.cudnn.allow_tf32
-    if fits(x.device.type, x.dtype, x.shape[1], edges, tf32):
-        return NodeMaps(*_NodeConvolve.apply(x, three, one, live))
+    if _fits(x, three, one):
+        return NodeMaps(*_ops.node_convolve(x, three, one, live))
     return composed(x, three, one, live)
