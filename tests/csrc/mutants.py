@@ -4,7 +4,7 @@ Each mutant is compiled as the tests are, under the sanitizer that should see it
 cases of every regime. A mutant that survives, or is noticed for another reason, is an error, and
 so is an unbroken source that does not pass. Run by ctest in the thread sanitizer's build:
 
-    python tests/csrc/mutants.py [--compiler g++] [name ...]
+    python -m tests.csrc.mutants [--compiler g++] [name ...]
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+
+from tests.csrc import node_convolve_mutants
+from tests.csrc.mutant import SYNC, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "csrc/kernels"
 SIMT = ROOT / "csrc/simt"
 TESTS = ROOT / "tests/csrc"
-SN_SOFTMAX, MIXTURE, RECTIFY = "sn_softmax", "mixture", "rectify_average"
+MIXTURE, RECTIFY = "mixture", "rectify_average"
 DEPTHWISE = "depthwise"
-NODE = "node_convolve"
 SANITIZERS = {
     "race": ["-fsanitize=thread"],
     "bounds": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
@@ -40,18 +41,6 @@ EVIDENCE = {
 }
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """`old`, once in the operator's CUDA sources, replaced by `new`; noticed by `kind`."""
-
-    name: str
-    kind: str
-    old: str
-    new: str
-    operator: str = SN_SOFTMAX
-
-
-SYNC = "__syncthreads();"
 MUTANTS = [
     Mutant("no barrier in a block's max", "race", f"buffer.max[warp()] = x;\n    {SYNC}",
            "buffer.max[warp()] = x;"),
@@ -248,65 +237,7 @@ MUTANTS = [
     Mutant("pixels that are counted twice", "value", "at += step)", "at += step / 2)", DEPTHWISE),
     Mutant("the first part alone", "value", "part < count; ++part", "part < 1; ++part",
            DEPTHWISE),
-    Mutant("no waiting for copies", "rig", f"wait_for_copies();\n      {SYNC}", SYNC, NODE),
-    Mutant("weights that are not rounded", "rig", "TensorCore<T>::operand(b[3])", "b[3]", NODE),
-    Mutant("no barrier before a chunk is read", "race", f"wait_for_copies();\n      {SYNC}",
-           "wait_for_copies();", NODE),
-    Mutant("a chunk copied over the one in use", "value", "copy_chunk(pass, chunk + 1, 1 - stage)",
-           "copy_chunk(pass, chunk + 1, stage)", NODE),
-    Mutant("a pass's chunk copied over the one in use", "value",
-           "copy_chunk(passes.at(index + parts), 0, 1 - stage)",
-           "copy_chunk(passes.at(index + parts), 0, stage)", NODE),
-    Mutant("no barrier before the warps' moments", "race",
-           f"parts.counts[warp_] = covered;\n    {SYNC}", "parts.counts[warp_] = covered;", NODE),
-    Mutant("no barrier before rows are read", "race", "__syncwarp();\n#pragma", "#pragma", NODE),
-    Mutant("no barrier after rows are read", "race", "write(pass, h);\n      __syncwarp();",
-           "write(pass, h);", NODE),
-    Mutant("no barrier before plain sums are read", "race", f"{SYNC}\n    if (me < columns)",
-           "if (me < columns)", NODE),
-    Mutant("no barrier after plain sums are read", "race", f"mean, m2}};\n    }}\n    {SYNC}",
-           "mean, m2};\n    }", NODE),
-    Mutant("no barrier before slots are written", "race", f"{SYNC}\n  memory[", "memory[", NODE),
-    Mutant("no barrier before slots are read", "race", f"= x;\n  {SYNC}", "= x;", NODE),
-    Mutant("a row below a node's map", "bounds", "row < height &&", "row <= height &&", NODE),
-    Mutant("pixels that are not in the map", "bounds",
-           "if (pixel < 0 || column / C >= pass.count) c", "if (column / C >= pass.count) c", NODE),
-    Mutant("one place for two chunks", "bounds", "2 * kChunkBytes + kOutBytes",
-           "kChunkBytes + kOutBytes", NODE),
-    Mutant("too little workspace for moments", "bounds", "* 2 * opmath", "* opmath", NODE),
-    Mutant("packs wherever a node's map starts", "rig",
-           "reinterpret_cast<uintptr_t>(memory) % 16 == 0", "memory != nullptr", NODE),
-    Mutant("a neighbour in the next row", "value", "column < width;", "column <= width;", NODE),
-    Mutant("borders that are not zeros", "value", "source != nullptr);", "true);", NODE),
-    Mutant("a 1x1 kernel off the middle", "value", "chunk * S::kTaps + t : 4",
-           "chunk * S::kTaps + t : 3", NODE),
-    Mutant("rows of A in another order", "value", "lane_ / kFragment * kCopyBytes",
-           "lane_ / 8 % 2 * kCopyBytes", NODE),
-    Mutant("rows of B in another order", "value", "(lane_ / 16 * 8 + lane_ % 8)",
-           "(lane_ / 8 % 2 * 8 + lane_ % 8)", NODE),
-    Mutant("sums of another lane's columns", "value", "n * 8 + lane_ % 4 * 2",
-           "n * 8 + (lane_ ^ 1) % 4 * 2", NODE),
-    Mutant("a map that is not rectified", "value", "TensorCore<T>::rectified(a[h][i])",
-           "TensorCore<T>::operand(a[h][i])", NODE),
-    Mutant("every edge is live", "value", "edge < edges && (live == nullptr || live[edge])",
-           "edge < edges", NODE),
-    Mutant("kernels of the first edges", "value", "pass.channel(column, C) * taps + chunk * S",
-           "column * taps + chunk * S", NODE),
-    Mutant("the taps of a later chunk", "value", "* taps + chunk * S::kTaps",
-           "* taps + 0 * S::kTaps", NODE),
-    Mutant("passes over the same edges", "value", "int skip = units *", "int skip = 0 *", NODE),
-    Mutant("a pass that begins with the last one's sums", "value", "block.clear();",
-           "if (stage == 0) block.clear();", NODE),
-    Mutant("moments of pixels outside", "value", "counted ? pair.lane[v] - shift[v] : 0.0f",
-           "pair.lane[v] - shift[v]", NODE),
-    Mutant("a tile's shift that is not added back", "value", "return {shift + mean, m2",
-           "return {mean, m2", NODE),
-    Mutant("warps merged without their distance", "value",
-           "+ away * away * static_cast<float>(parts.counts[w])", "", NODE),
-    Mutant("tiles merged without their distance", "value",
-           "+ away * away * tiles.covered(tile)", "", NODE),
-    Mutant("moments of the first slots alone", "value", "tile < count; tile += kSlots) {\n    sum",
-           "tile < smaller(count, 1); tile += kSlots) {\n    sum", NODE),
+    *node_convolve_mutants.MUTANTS,
 ]  # fmt: skip
 
 

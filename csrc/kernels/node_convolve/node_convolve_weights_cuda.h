@@ -220,11 +220,12 @@ __global__ void __launch_bounds__(kThreads, 3)
   block.store();
 }
 
-// ---- adding the slices: a block holds kSumPacks packs of four kernel elements, kSumSlots slices
-// side by side ----
+// ---- adding the slices: a block holds kSumPacks packs of four kernel elements, all of one edge,
+// kSumSlots slices side by side ----
 
 constexpr int kSumPacks = 32;
 constexpr int kSumSlots = 8;
+static_assert(16 * 16 % (4 * kSumPacks) == 0);
 
 template <class T>
 __global__ void __launch_bounds__(kSumPacks* kSumSlots)
@@ -241,7 +242,7 @@ __global__ void __launch_bounds__(kSumPacks* kSumSlots)
   const bool* const live = three ? task.three.live : task.one.live;
   const int edge = own / ((three ? 9 : 1) * channels * channels);
   // The sums of an edge that is not live were never written.
-  const bool there = at < all && (live == nullptr || live[edge]);
+  const bool there = live == nullptr || live[edge];
   Quad sum{};
 #pragma unroll 4
   for (int slice = slot; slice < (there ? slices : 0); slice += kSumSlots) {
@@ -251,7 +252,7 @@ __global__ void __launch_bounds__(kSumPacks* kSumSlots)
   }
   sum.store(sums[slot][pack].element);
   __syncthreads();
-  if (slot != 0 || at >= all) return;
+  if (slot != 0) return;
 #pragma unroll
   for (int other = 1; other < kSumSlots; ++other) {
     const Quad more = Quad::of(sums[other][pack]);
@@ -278,8 +279,7 @@ const char* launch_weights(WeightsTask<T> task, T* dw_three, T* dw_one, void* st
       weights_kernel<T, C>, dim3(static_cast<unsigned>(slices), static_cast<unsigned>(alike), 1),
       dim3(kThreads, 1, 1), bytes * static_cast<size_t>(task.stages), stream, task);
   if (error != nullptr) return error;
-  return launch(sum_kernel<T>,
-                dim3(static_cast<unsigned>(ceil_of(task.all(C), 4 * kSumPacks)), 1, 1),
+  return launch(sum_kernel<T>, dim3(static_cast<unsigned>(task.all(C) / (4 * kSumPacks)), 1, 1),
                 dim3(kSumPacks * kSumSlots, 1, 1), 0, stream, task, C, slices, dw_three, dw_one);
 }
 
