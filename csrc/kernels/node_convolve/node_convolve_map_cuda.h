@@ -31,9 +31,6 @@ struct MapShape {
   static constexpr int kSteps = Wide::kRowBytes / kStepBytes;
   static constexpr int kProducts = N / 8;
   static constexpr int kHalfBytes = kFragment * kGradPitch;
-  // When all is multiplied, results take the place of a stage.
-  static constexpr int kOutPitch = kRowBytes + kCopyBytes;
-  static_assert(kOutPitch <= kGradPitch);
 
   static __host__ __device__ int stage_bytes(const Tiles& tiles) {
     return tiles.halo() * kGradPitch + 3 * kTapBytes;
@@ -148,38 +145,27 @@ class MapBlock {
     }
   }
 
-  /// Rounds the sums and writes them, where the ReLU lets them through, in rows of 16 bytes.
+  /// Rounds the sums and writes them, where the ReLU lets them through, 16 bytes at once.
   __device__ __forceinline__ void store() const {
-    unsigned char* const out = stages_ + warp_ * kWarp * S::kOutPitch;
-    __syncthreads();
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = h * kFragment + half * 8 + lane_ / 4;
-#pragma unroll
-        for (int q = 0; q < S::kProducts / 2; ++q) {
-          Pack<T, 4> quad;
-          const int channel = A::quad(sum_[h], half, q, quad.lane);
-          quad.store(reinterpret_cast<T*>(out + row * S::kOutPitch) + channel);
-        }
-      }
-    }
-    __syncwarp();
     constexpr int kEach = kCopyBytes / static_cast<int>(sizeof(T));
     using Piece = Pack<T, kEach>;
 #pragma unroll
-    for (int i = lane_; i < kWarp * S::kPieces; i += kWarp) {
-      const int row = i / S::kPieces;
-      const int channel = i % S::kPieces * kEach;
-      const int pixel = __shfl_sync(kAllLanes, pixel_, row);
-      if (pixel < 0) continue;
-      const int64_t to = static_cast<int64_t>(pixel) * C + channels_ + channel;
-      const Piece x = Piece::load(task_.x + to);
-      Piece piece = Piece::load(reinterpret_cast<const T*>(out + row * S::kOutPitch) + channel);
+    for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
-      for (int v = 0; v < kEach; ++v) piece.lane[v] = gated(x.lane[v], piece.lane[v]);
-      piece.store(task_.dx + to);
+      for (int i = 0; i < A::template kPieces<S::kProducts>; ++i) {
+        int half;
+        Piece piece;
+        const int channel = A::piece(sum_[h], i, half, piece.lane);
+        const int pixel = __shfl_sync(kAllLanes, pixel_, h * kFragment + half * 8 + lane_ / 4);
+        if (pixel < 0) continue;
+        const int64_t at = static_cast<int64_t>(pixel) * C + channels_ + channel;
+        const Piece x = Piece::load(task_.x + at);
+#pragma unroll
+        for (int v = 0; v < kEach; ++v) {
+          piece.lane[v] = gated(x.lane[v], piece.lane[v]);
+        }
+        piece.store(task_.dx + at);
+      }
     }
   }
 

@@ -134,6 +134,26 @@ struct Across<__nv_bfloat16> {
     }
     return index * 16 + lane % 2 * 8 + lane % 4 / 2 * 4;
   }
+  template <int N>
+  static constexpr int kPieces = N / 2;
+  /// Sums that are 16 bytes when rounded: of one row, in `half`, and of columns side by side, of
+  /// which it returns the first; the lane has kPieces of them. Of two lanes with the same rows and
+  /// neighbouring columns each gives one row away.
+  template <int N>
+  static __device__ __forceinline__ int piece(const float (&sums)[N][4], int index, int& half,
+                                              float (&values)[8]) {
+    float upper[4], lower[4];
+    quad(sums, 0, index, upper);
+    const int column = quad(sums, 1, index, lower);
+    half = lane_of_warp() % 4 / 2;
+#pragma unroll
+    for (int v = 0; v < 4; ++v) {
+      const float theirs = __shfl_xor_sync(kAllLanes, half == 0 ? lower[v] : upper[v], 2);
+      values[v] = half == 0 ? upper[v] : theirs;
+      values[4 + v] = half == 0 ? theirs : lower[v];
+    }
+    return column - half * 4;
+  }
 };
 
 /// ldmatrix does not transpose floats: a lane loads up to four columns of a row at once, which then
@@ -208,6 +228,14 @@ struct Across<float> {
       for (int v = 0; v < 4; ++v) values[v] = sums[index / 2 * 4 + v][2 * half + index % 2];
       return index / 2 * 32 + quarter * 8 + index % 2 * 4;
     }
+  }
+  template <int N>
+  static constexpr int kPieces = N;
+  template <int N>
+  static __device__ __forceinline__ int piece(const float (&sums)[N][4], int index, int& half,
+                                              float (&values)[4]) {
+    half = index % 2;
+    return quad(sums, half, index / 2, values);
   }
 };
 
