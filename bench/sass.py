@@ -6,8 +6,9 @@ Compiles the kernels of csrc/sources.txt (warnings as errors), disassembles them
 prints one line a kernel. What must hold everywhere: no stack, no local memory, no atomics; and in
 the kernels of `RULES`: no double arithmetic for narrower types but in sums over blocks, registers
 within the kernel's budget, and 16-byte global loads and stores wherever elements lie next to each
-other. The node's convolutions multiply on tensor cores, with operands that come to shared memory by
-asynchronous copies of 16 bytes and from it as matrices. Exits with 1 where something does not hold.
+other. The node's convolutions and their gradients multiply on tensor cores; their operands come to
+shared memory by asynchronous copies of 16 bytes and from it 512 bytes at once. Exits with 1 where
+something does not hold.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Rule:
     `packs`: whose accesses are 16 bytes wide, by their arguments; the others take maps that do not
     lie on 16 bytes.
     `doubles`: sums over blocks of narrower types are double.
-    `tensor`: it multiplies on tensor cores; `loads` are then asynchronous copies.
+    `tensor`: it multiplies on tensor cores, and this is the most loads of 512 bytes from shared
+    memory that a product takes; `loads` are then asynchronous copies.
+    `across`: floats' operands lie across the rows, which no load of matrices transposes.
     """
 
     registers: tuple[int, int]
@@ -51,7 +54,8 @@ class Rule:
     since: int = 80
     packs: str = ""
     doubles: bool = False
-    tensor: bool = False
+    tensor: float = 0.0
+    across: bool = False
 
 
 WHOLE_PACKS = r"<(float, 4|double, 2|__half, 8|__nv_bfloat16, 8)\b"
@@ -69,7 +73,12 @@ RULES = {
     "gather_results": Rule((128, 128), 3, 1, packs=WHOLE_PACKS),
     "gather_gradients": Rule((128, 128), 3, 1, packs=WHOLE_PACKS),
     "correlate": Rule((128, 128), 4, 0, packs=WHOLE_PACKS, doubles=True),
-    "tensor_kernel": Rule((128, 128), 2, 2, tensor=True),
+    "tensor_kernel": Rule((128, 128), 2, 2, tensor=6 / 16),
+    # Three rows of taps for each load of gradients; 384 threads fit a multiprocessor.
+    "weights_kernel": Rule((168, 168), 2, 12, tensor=5 / 12, across=True),
+    # 16 channels are two products for one load of kernels and two halves of a load of gradients.
+    "map_kernel": Rule((128, 128), 2, 2, tensor=3 / 4, across=True),
+    "sum_kernel": Rule((64, 64), 1, 1, packs="<float"),
 }
 
 
@@ -118,16 +127,18 @@ class Kernel:
         if (stores := self.count(r"STG\.E\.128")) < rule.stores:
             yield f"has {stores} 16-byte stores, fewer than {rule.stores}"
         if rule.tensor:
-            yield from self._products()
+            yield from self._products(rule)
 
-    def _products(self) -> Iterator[str]:
-        """What is wrong with a kernel of tensor cores; 6 loads of 512 bytes serve 16 products."""
+    def _products(self, rule: Rule) -> Iterator[str]:
+        """What is wrong with a kernel of tensor cores."""
         products = self.count(r"HMMA\.1688\.F32\.TF32" if "<float" in self.name else r"HMMA\.16816")
-        matrices = self.count(r"LDSM\.16\.M88\.4")
+        matrices = loads = self.count(r"LDSM\.16\.MT?88\.4")
+        if rule.across:
+            loads += self.count(r"LDS\.128") + self.count(r"LDS\.64") / 2
         if products == 0:
             yield "has no products on tensor cores"
-        if self.count(r"LDSM") != matrices or 16 * matrices > 6 * products:
-            yield f"loads {matrices} times four matrices for {products} products"
+        if self.count(r"LDSM") != matrices or loads > rule.tensor * products:
+            yield f"loads 512 bytes {loads:g} times for {products} products"
         if self.count(r"LDGSTS") != self.count(r"LDGSTS\.E\S*\.128"):
             yield "has copies narrower than 16 bytes"
 

@@ -32,7 +32,20 @@ PRODUCTS = replace(
 )
 
 
-@pytest.mark.parametrize("kernel", [GOOD, PRODUCTS], ids=["softmax", "products"])
+ACROSS = replace(
+    PRODUCTS,
+    name="weights_kernel<float, 16>",
+    registers=168,
+    opcodes=Counter(
+        {
+            **{"LDGSTS.E.BYPASS.128": 4, "LDS.128": 2, "LDS.64": 6, "LDS": 9},
+            **{"HMMA.1688.F32.TF32": 12, "STG.E.128": 12},
+        }
+    ),
+)
+
+
+@pytest.mark.parametrize("kernel", [GOOD, PRODUCTS, ACROSS], ids=["softmax", "products", "across"])
 def test_a_good_kernel_has_no_problems(kernel: sass.Kernel) -> None:
     assert list(kernel.problems()) == []
 
@@ -61,13 +74,17 @@ def without(opcode: str) -> Counter[str]:
         ),
         (
             replace(PRODUCTS, opcodes=PRODUCTS.opcodes + Counter({"LDSM.16.M88.4": 1})),
-            "loads 7 times four matrices for 16 products",
+            "loads 512 bytes 7 times for 16 products",
         ),
         (replace(PRODUCTS, registers=129), "has 129 registers, over its 128"),
+        (
+            replace(ACROSS, opcodes=ACROSS.opcodes + Counter({"LDS.64": 1})),
+            "loads 512 bytes 5.5 times for 12 products",
+        ),
     ],
     ids=[
         *("stack", "local", "atomic", "double", "registers", "loads", "stores"),
-        *("products", "of another type", "copies", "narrow copies", "matrices", "blocks"),
+        *("products", "of another type", "copies", "narrow copies", "matrices", "blocks", "floats"),
     ],
 )
 def test_each_fault_is_named(kernel: sass.Kernel, sentence: str) -> None:

@@ -210,6 +210,7 @@ void check_tiles() {
       for (const int width : {1, 4, 7, 8, 33}) {
         const Tiles tiles = tiles_of(images, height, width);
         std::vector<int> seen(static_cast<size_t>(images * height * width));
+        CHECK(tiles.halo() <= kMostHalo, "a halo of %d pixels", tiles.halo());
         for (int tile = 0; tile < tiles.count(); ++tile) {
           const Tiles::Corner at = tiles.corner(tile);
           int covered = 0;

@@ -29,11 +29,18 @@ struct Pack {
     return pack;
   }
   static __device__ __forceinline__ Pack load(const T* from) { return of(read(from)); }
-  __device__ __forceinline__ void store(T* to) const {
+  __device__ __forceinline__ Memory memory() const {
     Memory memory;
 #pragma unroll
     for (int v = 0; v < V; ++v) store_one(&memory.element[v], lane[v]);
-    *reinterpret_cast<Memory*>(to) = memory;
+    return memory;
+  }
+  __device__ __forceinline__ void store(T* to) const { *reinterpret_cast<Memory*>(to) = memory(); }
+  /// The same of 16 bytes, where an assignment would be taken apart into stores of elements.
+  __device__ __forceinline__ void store_whole(T* to) const {
+    static_assert(sizeof(Memory) == sizeof(uint4));
+    const Memory whole = memory();
+    __stwb(reinterpret_cast<uint4*>(to), *reinterpret_cast<const uint4*>(&whole));
   }
 };
 

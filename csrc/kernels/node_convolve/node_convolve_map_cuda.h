@@ -50,14 +50,16 @@ class MapBlock {
   };
 
  public:
-  __device__ __forceinline__ explicit MapBlock(const MapTask<T>& task)
+  __device__ __forceinline__ MapBlock(const MapTask<T>& task, Places& places)
       : task_(task),
+        places_(places),
         passes_{task.three.bits(), task.one.bits(), S::Wide::kEdges},
         lane_(lane_of_warp()),
         warp_(static_cast<int>(threadIdx.x) / kWarp),
         channels_(static_cast<int>(blockIdx.y) * N),
         corner_(task.tiles.corner(static_cast<int>(blockIdx.x))),
         stages_(dynamic_shared<unsigned char>()) {
+    places.fill(task.tiles);
     pixel_ = task.tiles.pixel(corner_, static_cast<int>(threadIdx.x));
     own_ = (warp_ * kWarp + lane_ % kFragment) * S::kGradPitch + lane_ / kFragment * kCopyBytes;
 #pragma unroll
@@ -84,9 +86,9 @@ class MapBlock {
       unsigned char* const to = gradients(chunk);
       if (chunk.pass.three) {
         of.template copy<C>(chunk.pass, chunk.part, to, S::kGradPitch, tiles.halo(),
-                            [&](int place) { return tiles.source(corner_, place); });
+                            [&](int place) { return places_.source(tiles, corner_, place); });
       } else {  // no halo
-        const auto pixel = [&](int row) { return tiles.pixel(corner_, row); };
+        const auto pixel = [&](int row) { return places_.pixel(tiles, corner_, row); };
         of.template copy<C>(chunk.pass, chunk.part, to, S::kGradPitch, kTilePixels, pixel);
       }
     }
@@ -161,10 +163,8 @@ class MapBlock {
         const int64_t at = static_cast<int64_t>(pixel) * C + channels_ + channel;
         const Piece x = Piece::load(task_.x + at);
 #pragma unroll
-        for (int v = 0; v < kEach; ++v) {
-          piece.lane[v] = gated(x.lane[v], piece.lane[v]);
-        }
-        piece.store(task_.dx + at);
+        for (int v = 0; v < kEach; ++v) piece.lane[v] = gated(x.lane[v], piece.lane[v]);
+        piece.store_whole(task_.dx + at);
       }
     }
   }
@@ -181,14 +181,15 @@ class MapBlock {
     return chunk.pass.three ? 3 : 1;
   }
   __device__ __forceinline__ unsigned char* gradients(const Chunk& chunk) const {
-    return stages_ + chunk.number % task_.stages * S::stage_bytes(task_.tiles);
+    return stages_ + (chunk.number & (task_.stages - 1)) * S::stage_bytes(task_.tiles);
   }
   __device__ __forceinline__ unsigned char* kernels(int index) const {
-    return stages_ + index % task_.stages * S::stage_bytes(task_.tiles) +
+    return stages_ + (index & (task_.stages - 1)) * S::stage_bytes(task_.tiles) +
            task_.tiles.halo() * S::kGradPitch;
   }
 
   const MapTask<T>& task_;
+  const Places& places_;
   Passes passes_;
   int lane_, warp_, channels_;
   Tiles::Corner corner_;
@@ -201,7 +202,8 @@ class MapBlock {
 /// Block [tile, N channels].
 template <class T, int C, int N>
 __global__ void __launch_bounds__(kThreads, 4) map_kernel(const __grid_constant__ MapTask<T> task) {
-  MapBlock<T, C, N> block(task);
+  __shared__ Places places;
+  MapBlock<T, C, N> block(task, places);
   in_turn(
       block.chunks(), task.stages, [&](int index) { block.copy(index); },
       [&](int index) { block.multiply(index); });
@@ -214,7 +216,7 @@ template <class T, int C, int N>
 const char* launch_map(MapTask<T> task, const Device& device, void* stream) {
   using S = MapShape<T, C, N>;
   const auto bytes = static_cast<size_t>(S::stage_bytes(task.tiles));
-  task.stages = stages_of(bytes, 0, device);
+  task.stages = stages_of(bytes, sizeof(Places), device);
   if (task.stages == 0) return "a block has too little shared memory";
   return launch(map_kernel<T, C, N>,
                 dim3(static_cast<unsigned>(task.tiles.count()), static_cast<unsigned>(C / N), 1),

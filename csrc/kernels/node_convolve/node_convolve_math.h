@@ -9,6 +9,7 @@
 namespace snsoftmax {
 
 constexpr int kTilePixels = 128;
+constexpr int kMostHalo = 8 * 6 * 6;  // of tiles_of()
 
 SN_HOST_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
 SN_HOST_DEVICE int ceil_of(int a, int b) { return (a + b - 1) / b; }
@@ -46,11 +47,18 @@ struct Tiles {
   // A tile reads its images' pixels and those around them, the halo.
   SN_HOST_DEVICE int halo_columns() const { return columns + 2; }
   SN_HOST_DEVICE int halo() const { return deep * (rows + 2) * halo_columns(); }
-  /// The place in the map of the halo's pixel, or -1.
+  /// Where the halo's pixel lies from the tile's corner on, packed: image, row and column.
+  SN_HOST_DEVICE int offset(int index) const {
+    const int line = index / halo_columns();
+    return line / (rows + 2) << 16 | line % (rows + 2) << 8 | index % halo_columns();
+  }
+  /// The place in the map of the halo's pixel at an offset, or -1.
+  SN_HOST_DEVICE int at_offset(const Corner& at, int offset) const {
+    return place(at.image + (offset >> 16), at.row - 1 + (offset >> 8 & 255),
+                 at.column - 1 + (offset & 255));
+  }
   SN_HOST_DEVICE int source(const Corner& at, int index) const {
-    return place(at.image + index / halo_columns() / (rows + 2),
-                 at.row - 1 + index / halo_columns() % (rows + 2),
-                 at.column - 1 + index % halo_columns());
+    return at_offset(at, offset(index));
   }
   /// The first tap of a tile's pixel in the halo; tap [i, j] is i halo_columns() + j further on.
   SN_HOST_DEVICE int window(int index) const {

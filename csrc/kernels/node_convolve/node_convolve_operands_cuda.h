@@ -50,21 +50,43 @@ __device__ __forceinline__ void copy_rows(unsigned char* to, int pitch, int rows
   }
 }
 
+/// Where the pixels of every tile lie, worked out once: the divisions that it takes are more work
+/// than a tile's products.
+struct Places {
+  int window[kTilePixels];  // a pixel's first tap in the halo
+  int offset[kMostHalo];
+
+  /// All threads of the block take part; to be read behind a barrier.
+  __device__ __forceinline__ void fill(const Tiles& tiles) {
+    const int mine = static_cast<int>(threadIdx.x);
+    window[mine] = tiles.window(mine);
+    for (int i = mine; i < tiles.halo(); i += kThreads) offset[i] = tiles.offset(i);
+  }
+  /// The places in the map, or -1, of a pixel of the halo and of the tile.
+  __device__ __forceinline__ int source(const Tiles& tiles, const Tiles::Corner& at, int i) const {
+    return tiles.at_offset(at, offset[i]);
+  }
+  __device__ __forceinline__ int pixel(const Tiles& tiles, const Tiles::Corner& at, int i) const {
+    return source(tiles, at, window[i] + tiles.halo_columns() + 1);
+  }
+};
+
 /// Copies item 0, 1, ... and multiplies each once it is there. With two stages the next one is
-/// copied meanwhile, to another place; with one, after.
+/// copied meanwhile, to another place; with one, after. Begins with a barrier.
 template <class Copy, class Multiply>
 __device__ __forceinline__ void in_turn(int items, int stages, const Copy& copy,
                                         const Multiply& multiply) {
-  if (items > 0) copy(0);
+  const int ahead = stages - 1;
 #pragma unroll 1
-  for (int i = 0; i < items; ++i) {
+  for (int i = 0; i < items + ahead; ++i) {
     wait_for_copies();
-    __syncthreads();
-    if (stages > 1 && i + 1 < items) copy(i + 1);
-    multiply(i);
-    if (stages > 1 || i + 1 == items) continue;
-    __syncthreads();
-    copy(i + 1);
+    __syncthreads();  // the item before is there, and nothing in the place of item i is needed
+    if (i < items) copy(i);
+    if (ahead == 0) {
+      wait_for_copies();
+      __syncthreads();
+    }
+    if (i >= ahead) multiply(i - ahead);
   }
 }
 

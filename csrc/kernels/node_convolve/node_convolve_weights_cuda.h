@@ -60,9 +60,9 @@ class WeightsBlock {
   using A = Across<T>;
 
  public:
-  __device__ __forceinline__ WeightsBlock(const WeightsTask<T>& task, int (&windows)[kTilePixels])
+  __device__ __forceinline__ WeightsBlock(const WeightsTask<T>& task, Places& places)
       : task_(task),
-        windows_(windows),
+        places_(places),
         warp_(static_cast<int>(threadIdx.x) / kWarp),
         slice_(static_cast<int>(blockIdx.x)),
         part_(static_cast<int>(blockIdx.y) % S::Wide::kParts),
@@ -74,7 +74,7 @@ class WeightsBlock {
     three_ = passes.of(true, pass);
     one_ = passes.of(false, pass);
     mine_ = passes.of(warp_ < kRowTaps, pass);
-    windows_[threadIdx.x] = task.tiles.window(static_cast<int>(threadIdx.x)) * S::kMapPitch;
+    places.fill(task.tiles);
 #pragma unroll
     for (int f = 0; f < S::kFragments; ++f) {
 #pragma unroll
@@ -100,11 +100,11 @@ class WeightsBlock {
     unsigned char* const to = stage(index);
     copy_rows<S::kPieces>(to, S::kMapPitch, tiles.halo(), task_.x,
                           [&](int place, int byte) -> const void* {
-                            const int64_t from = tiles.source(corner, place);
+                            const int64_t from = places_.source(tiles, corner, place);
                             if (from < 0) return nullptr;
                             return bytes_of(task_.x + from * C + channels_) + byte;
                           });
-    const auto pixel = [&](int row) { return tiles.pixel(corner, row); };
+    const auto pixel = [&](int row) { return places_.pixel(tiles, corner, row); };
     unsigned char* const grads = to + tiles.halo() * S::kMapPitch;
     if (three_.count > 0) {
       task_.three.template copy<C>(three_, part_, grads, S::kGradPitch, kTilePixels, pixel);
@@ -132,7 +132,7 @@ class WeightsBlock {
 #pragma unroll
       for (int i = 0; i < A::kRows; ++i) {
         rows[i] = grads + (step + A::left_row(i)) * S::kGradPitch;
-        windows[i] = windows_[step + A::right_row(i)];
+        windows[i] = places_.window[step + A::right_row(i)] * S::kMapPitch;
       }
       uint32_t a[S::kFragments][4];
       A::load_left(a, rows);
@@ -195,11 +195,11 @@ class WeightsBlock {
     return pass.three ? kRowTaps : 1;
   }
   __device__ __forceinline__ unsigned char* stage(int index) const {
-    return stages_ + index % task_.stages * S::stage_bytes(task_.tiles);
+    return stages_ + (index & (task_.stages - 1)) * S::stage_bytes(task_.tiles);
   }
 
   const WeightsTask<T>& task_;
-  int (&windows_)[kTilePixels];
+  const Places& places_;
   int warp_, slice_, part_, channels_;
   unsigned char* stages_;
   Passes::Pass three_, one_, mine_;  // mine: of this warp
@@ -210,8 +210,8 @@ class WeightsBlock {
 template <class T, int C>
 __global__ void __launch_bounds__(kThreads, 3)
     weights_kernel(const __grid_constant__ WeightsTask<T> task) {
-  __shared__ int windows[kTilePixels];
-  WeightsBlock<T, C> block(task, windows);
+  __shared__ Places places;
+  WeightsBlock<T, C> block(task, places);
   const int tiles = block.tiles();
   if (tiles == 0) return;
   in_turn(
@@ -259,8 +259,12 @@ __global__ void __launch_bounds__(kSumPacks* kSumSlots)
 #pragma unroll
     for (int v = 0; v < 4; ++v) sum.lane[v] += more.lane[v];
   }
-  Pack<T, 4>{{sum.lane[0], sum.lane[1], sum.lane[2], sum.lane[3]}}.store(
-      (three ? dw_three : dw_one) + own);
+  const Pack<T, 4> rounded{{sum.lane[0], sum.lane[1], sum.lane[2], sum.lane[3]}};
+  if (three) {
+    rounded.store(dw_three + at);
+  } else {
+    rounded.store(dw_one + at - of_three);
+  }
 }
 
 // ---- host ----
@@ -271,7 +275,7 @@ const char* launch_weights(WeightsTask<T> task, T* dw_three, T* dw_one, void* st
   Device device;
   if (const char* const error = read_device(&device); error != nullptr) return error;
   const auto bytes = static_cast<size_t>(S::stage_bytes(task.tiles));
-  task.stages = stages_of(bytes, sizeof(int) * kTilePixels, device);
+  task.stages = stages_of(bytes, sizeof(Places), device);
   if (task.stages == 0) return "a block has too little shared memory";
   const int alike = S::alike(task.three.edges, task.one.edges);
   const int slices = slices_of(task.tiles.count(), alike);
