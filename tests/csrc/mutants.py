@@ -271,11 +271,11 @@ def build(
     return program
 
 
-def run(program: Path) -> tuple[int, str]:
+def run(program: Path, part: str) -> tuple[int, str]:
     environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
     try:
         result = subprocess.run(
-            [program, "few"], capture_output=True, text=True, timeout=300, env=environment
+            [program, "few", part], capture_output=True, text=True, timeout=900, env=environment
         )
     except subprocess.TimeoutExpired:
         return -1, "timed out"
@@ -315,7 +315,8 @@ def verdict(
             copy.write_text(text)
         if broken == ["sn_softmax_plan.h"]:
             tests = compile_tests(compiler, kind, operator, kernels, folder / "tests")
-        code, output = run(build(compiler, kind, operator, kernels, tests, folder))
+        program = build(compiler, kind, operator, kernels, tests, folder)
+        code, output = run(program, "" if mutant is None else mutant.part)
     if mutant is None:
         return "" if code == 0 else f"the unbroken sources fail:\n{output[:2000]}"
     if code == 0:

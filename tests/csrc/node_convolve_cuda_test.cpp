@@ -1,6 +1,7 @@
 // The node's convolutions on the thread rig, against node_convolve.h's formulas in double. Maps and
 // kernels lie at the end of their allocations, so that the address sanitizer sees a load beyond
-// them. The argument "few" is for the slow sanitizers.
+// them. The argument "few" is for the slow sanitizers; with "maps" or "gradients" behind it, for
+// mutants.
 //
 // Tolerances, of a value y: inputs are rounded to bfloat16 before both, for float the products take
 // them rounded to TF32, 2^-11 of each factor. Sums are cut to float after every step of a product,
@@ -248,8 +249,9 @@ void check_launches() {
 int main(int count, char** words) {
   check_tiles();
   if (count > 1 && std::string(words[1]) == "few") {
-    few();
-    few_gradients();
+    const std::string part = count > 2 ? words[2] : "";
+    if (part != "gradients") few();
+    if (part != "maps") few_gradients();
   } else {
     all();
     all_gradients();

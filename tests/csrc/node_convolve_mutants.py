@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.csrc.mutant import SYNC, Mutant
 
 NODE = "node_convolve"
@@ -157,4 +159,7 @@ GRADIENTS = [
     Mutant("a gate that is open at zero", "value", "x <= S(0) ? S(0) : gradient",
            "x < S(0) ? S(0) : gradient", NODE),
 ]  # fmt: skip
-MUTANTS = [*CONVOLUTIONS, *GRADIENTS]
+MUTANTS = [
+    *(replace(mutant, part="maps") for mutant in CONVOLUTIONS),
+    *(replace(mutant, part="gradients") for mutant in GRADIENTS),
+]
