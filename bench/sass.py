@@ -132,7 +132,8 @@ class Kernel:
     def _products(self, rule: Rule) -> Iterator[str]:
         """What is wrong with a kernel of tensor cores."""
         products = self.count(r"HMMA\.1688\.F32\.TF32" if "<float" in self.name else r"HMMA\.16816")
-        matrices = loads = self.count(r"LDSM\.16\.MT?88\.4")
+        matrices = self.count(r"LDSM\.16\.MT?88\.4")
+        loads = float(matrices)
         if rule.across:
             loads += self.count(r"LDS\.128") + self.count(r"LDS\.64") / 2
         if products == 0:

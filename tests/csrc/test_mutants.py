@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.csrc.mutants import MUTANTS, Mutant, places
+from tests.csrc.mutant import Mutant
+from tests.csrc.mutants import MUTANTS, places
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
