@@ -35,7 +35,10 @@ struct Pack {
     for (int v = 0; v < V; ++v) store_one(&memory.element[v], lane[v]);
     return memory;
   }
-  __device__ __forceinline__ void store(T* to) const { *reinterpret_cast<Memory*>(to) = memory(); }
+  __device__ __forceinline__ void store(T* to) const {
+    const Memory whole = memory();
+    *reinterpret_cast<Memory*>(to) = whole;
+  }
   /// The same of 16 bytes, where an assignment would be taken apart into stores of elements.
   __device__ __forceinline__ void store_whole(T* to) const {
     static_assert(sizeof(Memory) == sizeof(uint4));
