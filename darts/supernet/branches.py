@@ -80,11 +80,6 @@ class Branch(nn.Module):
         """How many aliases of the rectified map ``forward`` takes for ``rows``."""
         return 1 if batched(x) else len(rows)
 
-    @property
-    def by_batch(self) -> bool:
-        """Will its results be normalised by statistics of the batch?"""
-        return self.training or self.statistics.mean is None
-
     def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[SharedMap]:
         """Un-normalised maps of the edges ``rows``: one with all their channels, or one each.
 
@@ -135,7 +130,8 @@ class Convolutions(Branch):
         if not convolves(xs[0], self.weight):
             return super().forward(xs, rows)
         parts = self.weight.chunk(self.edges)
-        found = convolve_to_normalize(xs[0], [parts[r] for r in rows], self.by_batch)
+        by_batch = self.training or self.statistics.mean is None
+        found = convolve_to_normalize(xs[0], [parts[r] for r in rows], by_batch)
         return [SharedMap.convolved(each) for each in found]
 
     def convolve(  # noqa: D102
@@ -187,13 +183,6 @@ def pointwise(x: Tensor, weight: Tensor, edges: int) -> Tensor:
     return F.conv2d(x, weight, groups=edges)
 
 
-def pointwise_to_normalize(x: Tensor, weight: Tensor, edges: int, by_batch: bool) -> SharedMap:
-    """`pointwise` for the mixture, which normalises it ``by_batch`` or by running statistics."""
-    if edges == 1 and convolves(x, weight):
-        return SharedMap.convolved(convolve_to_normalize(x, [weight], by_batch)[0])
-    return SharedMap.of(pointwise(x, weight, edges))
-
-
 class DepthwiseConvolutions(Branch):
     """What begins with depthwise convolutions, which read the rectified map together."""
 
@@ -241,7 +230,7 @@ class DilatedConvolutions(DepthwiseConvolutions):
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
     ) -> SharedMap:
-        return pointwise_to_normalize(x, weights[0], len(rows), self.by_batch)
+        return SharedMap.of(pointwise(x, weights[0], len(rows)))
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {
@@ -271,7 +260,7 @@ class SeparableConvolutions(DepthwiseConvolutions):
     ) -> SharedMap:
         first, between, last = weights
         y = self._normalized_depthwise(pointwise(x, first, len(rows)), between, rows)
-        return pointwise_to_normalize(y, last, len(rows), self.by_batch)
+        return SharedMap.of(pointwise(y, last, len(rows)))
 
     def _normalized_depthwise(self, y: Tensor, weight: Tensor, rows: Sequence[int]) -> Tensor:
         mean, var = self.middle.mean, self.middle.var

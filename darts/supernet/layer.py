@@ -12,7 +12,7 @@ from darts.networks.normalization import EPS, MOMENTUM, BatchNorm2d
 from darts.networks.operations import drop_path
 from darts.networks.table import LayerPlace
 from darts.spaces.table import Cell
-from darts.supernet.branches import Views, pointwise, pointwise_to_normalize
+from darts.supernet.branches import Views, pointwise
 from darts.supernet.mixture import SharedMap, Summand, mix
 from darts.supernet.normalized_depthwise import normalized_depthwise
 from darts.supernet.plan import Live
@@ -100,11 +100,10 @@ class SearchLayer(nn.Module):
             z = normalized_depthwise(y, weight, _running(first), training, MOMENTUM, EPS)
         else:
             (z,) = depthwise(first(y).relu(), [weight], self.place.stride, 1)
+        y = pointwise(layer.depthwise_norm(z).relu(), layer.project.weight, 1)
         last = layer.project_norm
         mean, var = last.running_mean, last.running_var
-        narrow = layer.depthwise_norm(z).relu(), layer.project.weight
-        shared = pointwise_to_normalize(*narrow, 1, self.training or mean is None)
-        return Summand(shared, True, 0, self.place.outputs, mean, var)
+        return Summand(SharedMap.of(y), True, 0, self.place.outputs, mean, var)
 
     def learnt(self) -> Iterator[tuple[str, int, list[nn.Parameter]]]:
         """See `Source.learnt`, of one edge."""
