@@ -8,12 +8,11 @@ runs of 108 epochs. docs/data.md has the lines that write it.
 from __future__ import annotations
 
 import csv
-import gzip
 import os
-import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
+from darts.benchmark.reading import read_text
 from darts.errors import UserError
 from darts.networks.module_graph import ModuleGraph
 
@@ -50,25 +49,11 @@ class Table:
             UserError: the file is absent, damaged, or not such a table.
         """
         file = Path(path)
-        opener = gzip.open if file.suffix == ".gz" else open
-        try:
-            with opener(file, "rt", encoding="utf-8", newline="") as stream:
-                rows = csv.DictReader(stream)
-                answers = {
-                    row["hash"]: Answer(
-                        int(row["params"]),
-                        float(row["valid"]),
-                        float(row["test"]),
-                        float(row["seconds"]),
-                    )
-                    for row in rows
-                }
-        except (OSError, EOFError, ValueError, KeyError, TypeError, csv.Error, zlib.error) as error:
-            raise UserError(
-                f"table={str(file)!r} cannot be read as a NAS-Bench-101 table with the columns "
-                f"{', '.join(COLUMNS)}: {error}."
-            ) from error
-        return cls(answers, str(file))
+        complaint = (
+            f"table={str(file)!r} cannot be read as a NAS-Bench-101 table with the columns "
+            f"{', '.join(COLUMNS)}"
+        )
+        return cls(read_text(file, _answers, complaint), str(file))
 
     def __getitem__(self, graph: ModuleGraph) -> Answer:
         """The answer for a cell, or for any that is isomorphic to what is left of it when pruned.
@@ -87,3 +72,12 @@ class Table:
         """The place of a cell among all by test accuracy (1 is the best)."""
         own = self[graph].test
         return sum(answer.test > own for answer in self.answers.values()) + 1
+
+
+def _answers(stream: TextIO) -> dict[str, Answer]:
+    return {
+        row["hash"]: Answer(
+            int(row["params"]), float(row["valid"]), float(row["test"]), float(row["seconds"])
+        )
+        for row in csv.DictReader(stream)
+    }

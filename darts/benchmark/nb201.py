@@ -10,11 +10,11 @@ from __future__ import annotations
 import csv
 import gzip
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from darts.benchmark.reading import read_text
 from darts.errors import UserError
 from darts.files import atomic_write, csv_text
 
@@ -98,16 +98,11 @@ class Table:
             UserError: the file is absent, damaged, or not such a table.
         """
         file = Path(path)
-        opener = gzip.open if file.suffix == ".gz" else open
-        try:
-            with opener(file, "rt", encoding="utf-8", newline="") as stream:
-                rows = [_row(fields) for fields in _records(stream, file)]
-        except UserError:
-            raise
-        except (OSError, EOFError, ValueError, KeyError, TypeError, csv.Error, zlib.error) as error:
-            raise UserError(
-                f"nb201={str(file)!r} cannot be read as a NAS-Bench-201 table: {error}."
-            ) from error
+        rows = read_text(
+            file,
+            lambda stream: [_row(fields) for fields in _records(stream, file)],
+            f"nb201={str(file)!r} cannot be read as a NAS-Bench-201 table",
+        )
         if len({row.arch for row in rows}) != SIZE or len(rows) != SIZE:
             raise UserError(
                 f"nb201={str(file)!r} must hold {SIZE} different architectures, "

@@ -1,16 +1,20 @@
 """What the tests of methods share."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from darts.data import Batch
+from darts.data import Batch, ImageSet
 from darts.methods import Step, get_method
 from darts.recipes import configure
 from darts.spaces import Space, get_space
 from darts.supernet.step import Outcome
 from darts.training.held_out import BatchLoss
+from darts.training.search import Callback, Search
 
 Pair = tuple[Tensor, Tensor]
 
@@ -62,3 +66,24 @@ def arch_gradients(
     gradients = method.arch_gradients(Step(net, images, images, loss, loss, sgd))
     assert loss.outcome is not None
     return gradients, loss.outcome
+
+
+def check_goes_on(images: ImageSet, prepared: Callable[..., Search], folder: Path) -> None:
+    """A search of `prepared` that is interrupted in its second epoch ends as one that is not."""
+
+    class Stop(Callback):
+        def stepped(self, search: Search, step: int, steps: int) -> None:
+            if search.epoch == 1:
+                raise KeyboardInterrupt
+
+    settings = {"checkpoint_minutes": 1e-9, "epochs": 2}
+    once = prepared(**settings)
+    expected = once.run().genotype
+    interrupted = prepared(**settings, out=str(folder / "run"))
+    interrupted.callbacks.append(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run()
+    resumed = Search(interrupted.config, images=images, resume=True)
+    assert resumed.run().genotype == expected
+    for p, q in zip(once.method.parameters(), resumed.method.parameters(), strict=True):
+        assert torch.equal(p, q)

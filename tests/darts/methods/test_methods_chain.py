@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import darts
 from darts.config import ConfigError
 from darts.data import ImageSet, load
 from darts.methods import METHODS
 from darts.spaces import SPACES
-from darts.training.search import Callback, Search
+from darts.training.search import Search
 from tests.darts.chain_helpers import TINY
+from tests.darts.methods.method_helpers import check_goes_on
 from tests.darts.methods.test_methods_run import SHORT
 
 
@@ -72,22 +72,7 @@ def test_what_needs_cells_says_so(method: str) -> None:
 def test_an_interrupted_one_goes_on_with_the_same_bits(
     method: str, images: ImageSet, tmp_path: Path
 ) -> None:
-    class Stop(Callback):
-        def stepped(self, search: Search, step: int, steps: int) -> None:
-            if search.epoch == 1:
-                raise KeyboardInterrupt
-
-    settings = {"checkpoint_minutes": 1e-9, "epochs": 2}
-    once = prepared(method, images, **settings)
-    expected = once.run().genotype
-    interrupted = prepared(method, images, **settings, out=str(tmp_path / "run"))
-    interrupted.callbacks.append(Stop())
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.run()
-    resumed = Search(interrupted.config, images=images, resume=True)
-    assert resumed.run().genotype == expected
-    for p, q in zip(once.method.parameters(), resumed.method.parameters(), strict=True):
-        assert torch.equal(p, q)
+    check_goes_on(images, lambda **settings: prepared(method, images, **settings), tmp_path)
 
 
 def test_from_a_search_within_a_budget_to_onnx(images: ImageSet, tmp_path: Path) -> None:

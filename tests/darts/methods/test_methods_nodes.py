@@ -18,8 +18,8 @@ from darts.methods import METHODS
 from darts.networks.module_graph import ModuleGraph
 from darts.networks.nb101 import to_graph
 from darts.spaces import ONE_SHOT_2
-from darts.training.search import Callback, Search
-from tests.darts.methods.method_helpers import make
+from darts.training.search import Search
+from tests.darts.methods.method_helpers import check_goes_on, make
 from tests.darts.methods.test_methods_run import SHORT
 
 EDGES = sorted(n for n, m in METHODS.items() if m.needs_cells)
@@ -116,22 +116,7 @@ def test_operations_are_drawn_and_what_is_read_is_weighed(method: str) -> None:
 def test_an_interrupted_one_goes_on_with_the_same_bits(
     method: str, images: ImageSet, tmp_path: Path
 ) -> None:
-    class Stop(Callback):
-        def stepped(self, search: Search, step: int, steps: int) -> None:
-            if search.epoch == 1:
-                raise KeyboardInterrupt
-
-    settings = {"checkpoint_minutes": 1e-9, "epochs": 2}
-    once = prepared(method, images, **settings)
-    expected = once.run().genotype
-    interrupted = prepared(method, images, **settings, out=str(tmp_path / "run"))
-    interrupted.callbacks.append(Stop())
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.run()
-    resumed = Search(interrupted.config, images=images, resume=True)
-    assert resumed.run().genotype == expected
-    for p, q in zip(once.method.parameters(), resumed.method.parameters(), strict=True):
-        assert torch.equal(p, q)
+    check_goes_on(images, lambda **settings: prepared(method, images, **settings), tmp_path)
 
 
 def test_from_a_search_to_onnx(images: ImageSet, tmp_path: Path) -> None:
