@@ -55,9 +55,8 @@ class BestOfDraws(Method):
         """One-hot β of a uniformly drawn architecture; nothing is decided on the host."""
         drawn = {}
         for cell, barred in self.barred.items():
-            order = self.noise(*barred.shape).masked_fill(barred, -1.0).argsort(-1, descending=True)
-            first = order.argsort(-1) < self.space.cells[cell].kept
-            drawn[cell] = first.to(self.logits[cell])
+            rank = self.noise(*barred.shape).masked_fill(barred, -1.0).neg().argsort(-1).argsort(-1)
+            drawn[cell] = (rank < self.space.cells[cell].kept).to(self.logits[cell])
             for edges in self.crowds[cell]:
                 rank = self.noise(len(edges)).argsort().argsort()
                 drawn[cell].index_copy_(0, edges, drawn[cell][edges] * (rank < KEPT_EDGES)[:, None])
