@@ -174,7 +174,10 @@ class _Mixture(torch.autograd.Function):
         targets = [nowhere if buffers[s.position] is nowhere else s.of(buffers) for s in ctx.slices]
         read = grad, parts[:k], parts[k:], weights, mean, rstd
         accumulate = [written[s.position] for s in ctx.slices[k:]]
-        handing = any(isinstance(gradient, NormalizedGradient) for gradient in ctx.gradients)
+        handing = any(
+            needs and isinstance(gradient, NormalizedGradient)
+            for gradient, needs in zip(ctx.gradients, needs_maps, strict=True)
+        )
         lines = mean.new_empty(k, 4, mean.shape[1]) if handing else None
         if ctx.distributed:
             grad_weights = mixture_backward(
