@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -44,6 +45,34 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def hold_settings(file: Path, settings: Mapping[str, object], *, out: str) -> None:
+    """Keep what results depend on beside them: they go on only with the same.
+
+    Writes the settings to `file`, or sees that it holds them already.
+
+    Args:
+        file: JSON.
+        settings: name on the command line → value.
+        out: what the user gave as --out.
+
+    Raises:
+        UserError: the file holds others, or none that can be read.
+    """
+    if not file.is_file():
+        write_text(file, json.dumps(dict(settings), indent=1) + "\n")
+        return
+    try:
+        before = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file} does not hold a command's settings.") from error
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise UserError(
+                f"out={out!r} was made with {name}={before.get(name)!r}, not {value!r}; repeat its "
+                "command to go on, or choose another place."
+            )
 
 
 @contextmanager

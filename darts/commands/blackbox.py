@@ -8,7 +8,6 @@ same command goes on where it was interrupted; --networks may be another.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from darts.baselines import SEARCHERS
@@ -21,7 +20,7 @@ from darts.baselines.trained import (
 from darts.data import load_data
 from darts.devices.device import check_device
 from darts.errors import UserError
-from darts.files import write_text
+from darts.files import hold_settings, write_text
 from darts.spaces import get_space
 
 NETWORKS = "networks.csv"
@@ -106,16 +105,7 @@ def _begun(out: Path, arguments: argparse.Namespace) -> list[Trained]:
     settings = {k: v for k, v in vars(arguments).items() if k in SETTINGS}
     file = out / "settings.json"
     if file.is_file():
-        try:
-            before = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{file} does not hold a search's settings.") from error
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise UserError(
-                    f"out={arguments.out!r} is a search with {name}={before.get(name)!r}, not "
-                    f"{value!r}; repeat its command to go on, or choose another folder."
-                )
+        hold_settings(file, settings, out=arguments.out)
         return read_networks(out / NETWORKS) if (out / NETWORKS).exists() else []
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out={arguments.out!r} must be a new or an empty folder.")
@@ -123,5 +113,5 @@ def _begun(out: Path, arguments: argparse.Namespace) -> list[Trained]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"out={arguments.out!r} cannot be made: {error.strerror}.") from error
-    write_text(file, json.dumps(settings, indent=1) + "\n")
+    hold_settings(file, settings, out=arguments.out)
     return []

@@ -1,28 +1,36 @@
 """Rank NAS-Bench-201's cells by scores of untrained networks.
 
 params and macs of all 15,625 cells; synflow, jacob_cov, naswot and swap of --count random ones, on
-a batch of real images. Prints rank correlations with the table's test accuracy.
+a batch of real images. Prints rank correlations with the table's test accuracy. The same command
+with --out goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from darts.benchmark.nb201 import DATASETS, SIZE, TITLES, Row, Table
+from darts.benchmark.nb201 import DATASETS, SIZE, TITLES, Table
 from darts.data import ImageSet, load_data, training_batches
 from darts.devices.device import check_device
 from darts.errors import UserError
-from darts.files import csv_text, write_text
+from darts.files import csv_text, hold_settings, write_text
 from darts.networks.network import build_network
 from darts.zerocost import SCORES
 from darts.zerocost.ranking import correlation, sizes
 
 OF_SIZE = ("params", "macs")
+SETTINGS = ("dataset", "scores", "count", "data", "batch_size", "channels", "cells", "seed")
+"""What the scores depend on: a file goes on where these are the same."""
+SAVED_EVERY = 100
+"""Cells."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", type=int, default=5, help="a stage [5, the benchmark's]")
     parser.add_argument("--seed", type=int, default=0, help="of cells, weights and images [0]")
     parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0 [cpu]")
-    parser.add_argument("--out", help="CSV file of every score of the random cells")
+    parser.add_argument("--out", help="CSV file of the random cells' scores, to make or go on with")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,16 +83,47 @@ def run(arguments: argparse.Namespace) -> int:
             whole = correlation(all_sizes[name], accuracies)
             print(f"{name:12}{SIZE:8d}{whole.spearman:10.3f}{whole.kendall:9.3f}")
             found[name] = [all_sizes[name][place] for place in chosen]
-    batch = _batch(images, arguments)
-    seconds = _score(arguments, [table.rows[place] for place in chosen], images, batch, found)
-    on_chosen = [accuracies[place] for place in chosen]
+    rows = [table.rows[place] for place in chosen]
+    archs, on_chosen = [row.arch for row in rows], [accuracies[place] for place in chosen]
+    out = Path(arguments.out) if arguments.out else None
+    found.update(_begun(out, arguments, archs))
+
+    def save() -> None:
+        if out is not None:
+            scored = zip(archs, on_chosen, *found.values(), strict=False)  # those so far
+            write_text(out, csv_text([["arch", "accuracy", *found], *scored]))
+
+    milliseconds = _score(arguments, archs, images, found, save)
     for name, values in found.items():
         part = correlation(values, on_chosen)
-        cost = f"{1000 * seconds[name] / len(chosen):11.1f}" if name in seconds else ""
+        cost = f"{milliseconds[name]:11.1f}" if name in milliseconds else ""
         print(f"{name:12}{len(chosen):8d}{part.spearman:10.3f}{part.kendall:9.3f}{cost}")
-    if arguments.out:
-        _write(Path(arguments.out), [table.rows[place].arch for place in chosen], on_chosen, found)
     return 0
+
+
+def _begun(
+    out: Path | None, arguments: argparse.Namespace, archs: list[str]
+) -> dict[str, list[float]]:
+    """The scores, but for those of size, that the file has of the first cells."""
+    found: dict[str, list[float]] = {n: [] for n in arguments.scores if n not in OF_SIZE}
+    if out is None:
+        return found
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    kept = out.with_name(f"{out.name}.settings.json")
+    if out.exists() and not kept.exists():
+        raise UserError(f"out={arguments.out!r} is a file that this command has not begun.")
+    hold_settings(kept, settings, out=arguments.out)
+    if out.exists():
+        with out.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+        try:
+            found = {name: [float(line[name]) for line in lines] for name in found}
+            same = [line["arch"] for line in lines] == archs[: len(lines)]
+        except (KeyError, TypeError, ValueError):
+            same = False
+        if not same:
+            raise UserError(f"out={arguments.out!r} does not hold the scores of these cells.")
+    return found
 
 
 def _batch(images: ImageSet, arguments: argparse.Namespace) -> torch.Tensor:
@@ -102,19 +141,23 @@ def _batch(images: ImageSet, arguments: argparse.Namespace) -> torch.Tensor:
 
 def _score(
     arguments: argparse.Namespace,
-    rows: list[Row],
+    archs: list[str],
     images: ImageSet,
-    batch: torch.Tensor,
     found: dict[str, list[float]],
+    save: Callable[[], None],
 ) -> dict[str, float]:
-    """Fill `found` by networks with weights of their own; gives the seconds of each score."""
+    """Fill `found` by networks with weights of their own.
+
+    Gives what each score took now, ms a cell.
+    """
     names = [name for name in arguments.scores if name not in OF_SIZE]
-    seconds = dict.fromkeys(names, 0.0)
-    found.update({name: [] for name in names})
-    for place, row in enumerate(rows if names else []):
+    before = len(found[names[0]]) if names else len(archs)
+    seconds = dict.fromkeys(names if before < len(archs) else (), 0.0)
+    batch = _batch(images, arguments)
+    for place in range(before, len(archs)):
         torch.manual_seed(arguments.seed + place)
         net = build_network(
-            row.arch,
+            archs[place],
             channels=arguments.channels,
             cells=arguments.cells,
             classes=images.classes,
@@ -124,11 +167,8 @@ def _score(
             started = time.perf_counter()
             found[name].append(SCORES[name](net, batch))
             seconds[name] += time.perf_counter() - started
-    return seconds
-
-
-def _write(
-    path: Path, archs: list[str], accuracies: list[float], found: dict[str, list[float]]
-) -> None:
-    rows = zip(archs, accuracies, *found.values(), strict=True)
-    write_text(path, csv_text([["arch", "accuracy", *found], *rows]))
+        if (place + 1) % SAVED_EVERY == 0 and place + 1 < len(archs):
+            save()
+            print(f"{place + 1} of {len(archs)} cells", file=sys.stderr, flush=True)
+    save()
+    return {name: 1000 * total / (len(archs) - before) for name, total in seconds.items()}

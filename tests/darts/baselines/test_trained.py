@@ -159,7 +159,7 @@ def test_the_command_writes_what_it_found(
     assert "searcher='random', not 'evolution'" in capsys.readouterr().err
     (out / "settings.json").write_text("1")
     assert main(["blackbox", *size, "--out", str(out)]) == 2
-    assert "does not hold a search's settings" in capsys.readouterr().err
+    assert "does not hold a command's settings" in capsys.readouterr().err
     (out / "settings.json").unlink()
     assert main(["blackbox", *size, "--out", str(out)]) == 2
     assert "empty folder" in capsys.readouterr().err

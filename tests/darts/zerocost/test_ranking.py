@@ -9,8 +9,10 @@ import torch
 
 from darts.benchmark.nb201 import SIZE, Table
 from darts.cli import main
+from darts.commands import zerocost
 from darts.networks.network import build_network
 from darts.networks.size import multiply_adds
+from darts.zerocost import SCORES, swap
 from darts.zerocost.ranking import correlation, sizes
 
 
@@ -60,3 +62,47 @@ def test_the_command_ranks(
     assert "choose from params" in capsys.readouterr().err
     assert main([*arguments, "--out", str(tmp_path / "no" / "x.csv")]) == 2
     assert "folder that exists" in capsys.readouterr().err
+
+
+def test_the_command_goes_on(
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Interrupted between two saves, it gives the scores of an uninterrupted one."""
+    table = str(shared / "nb201.csv.gz")
+    arguments = ["zerocost", "--table", table, "--channels", "4", "--cells", "1", "--count", "5"]
+    arguments += ["--scores", "params", "synflow", "swap", "--batch-size", "8"]
+    monkeypatch.setattr(zerocost, "SAVED_EVERY", 2)
+    whole, parts = tmp_path / "whole.csv", tmp_path / "parts.csv"
+    assert main([*arguments, "--out", str(whole)]) == 0
+    correlations = capsys.readouterr().out.splitlines()[-3:]
+
+    scored: list[object] = []
+
+    def interrupted(network: torch.nn.Module, images: torch.Tensor) -> float:
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        scored.append(network)
+        return swap(network, images)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(SCORES, "swap", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main([*arguments, "--out", str(parts)])
+    assert len(parts.read_text().splitlines()) == 1 + 2
+    assert main([*arguments, "--out", str(parts)]) == 0
+    assert parts.read_bytes() == whole.read_bytes()
+    again = capsys.readouterr().out.splitlines()[-3:]
+    assert [line[:40] for line in again] == [line[:40] for line in correlations]
+    assert main([*arguments, "--out", str(parts), "--seed", "1"]) == 2
+    assert "was made with seed=0, not 1" in capsys.readouterr().err
+    lines = parts.read_text().splitlines()
+    parts.write_text("\n".join([lines[0], lines[2], lines[1]]) + "\n")
+    assert main([*arguments, "--out", str(parts)]) == 2
+    assert "does not hold the scores of these cells" in capsys.readouterr().err
+    foreign = tmp_path / "foreign.csv"
+    foreign.write_text("arch\n")
+    assert main([*arguments, "--out", str(foreign)]) == 2
+    assert "has not begun" in capsys.readouterr().err
