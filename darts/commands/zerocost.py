@@ -114,12 +114,12 @@ def _begun(
         raise UserError(f"out={arguments.out!r} is a file that this command has not begun.")
     hold_settings(kept, settings, out=arguments.out)
     if out.exists():
-        with out.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
         try:
+            with out.open(encoding="utf-8", newline="") as file:
+                lines = list(csv.DictReader(file, strict=True))
             found = {name: [float(line[name]) for line in lines] for name in found}
             same = [line["arch"] for line in lines] == archs[: len(lines)]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OSError, csv.Error):
             same = False
         if not same:
             raise UserError(f"out={arguments.out!r} does not hold the scores of these cells.")
