@@ -7,10 +7,10 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from darts.errors import UserError
 
@@ -45,6 +45,24 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def read_csv(path: Path, kinds: Mapping[str, Callable[[str], Any]]) -> list[dict[str, Any]] | None:
+    """The lines of a file of `csv_text`, as column → value.
+
+    Args:
+        path: the file.
+        kinds: column → what makes its value of the text.
+
+    Returns:
+        None where it is no such file.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file, strict=True))
+        return [{name: kind(line[name]) for name, kind in kinds.items()} for line in lines]
+    except (KeyError, TypeError, ValueError, OSError, csv.Error):
+        return None
 
 
 def hold_settings(file: Path, settings: Mapping[str, object], *, out: str) -> None:

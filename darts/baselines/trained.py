@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import typing
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 from darts.baselines.searcher import Cells, MakeSearcher
 from darts.data import Data, ImageSet, search_split
 from darts.errors import UserError
-from darts.files import csv_text, write_text
+from darts.files import csv_text, read_csv, write_text
 from darts.networks.genotype import Choice, Genotype
 from darts.spaces import Space
 from darts.training.evaluation_config import EvaluationConfig, configure_evaluation
@@ -51,13 +50,10 @@ def read_networks(path: Path) -> list[Trained]:
     Raises:
         UserError: it is another file.
     """
-    kinds = typing.get_type_hints(Trained)
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        return [Trained(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in rows]
-    except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
-        raise UserError(f"{path} is not a file of trained networks.") from error
+    lines = read_csv(path, typing.get_type_hints(Trained))
+    if lines is None:
+        raise UserError(f"{path} is not a file of trained networks.")
+    return [Trained(**line) for line in lines]
 
 
 def search_by_training(

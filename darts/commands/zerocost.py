@@ -8,7 +8,6 @@ with --out goes on where it was interrupted.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from darts.benchmark.nb201 import DATASETS, SIZE, TITLES, Table
 from darts.data import ImageSet, load_data, training_batches
 from darts.devices.device import check_device
 from darts.errors import UserError
-from darts.files import csv_text, hold_settings, write_text
+from darts.files import csv_text, hold_settings, read_csv, write_text
 from darts.networks.network import build_network
 from darts.zerocost import SCORES
 from darts.zerocost.ranking import correlation, sizes
@@ -68,6 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"data={arguments.data!r} must be a data set in memory.")
     accuracies = [row.accuracy(arguments.dataset) for row in table.rows]
     chosen = np.random.default_rng(arguments.seed).choice(SIZE, arguments.count, replace=False)
+    rows = [table.rows[place] for place in chosen]
+    archs, on_chosen = [row.arch for row in rows], [accuracies[place] for place in chosen]
+    out = Path(arguments.out) if arguments.out else None
+    begun = _begun(out, arguments, archs)
     all_sizes = sizes(
         [row.arch for row in table.rows],
         channels=arguments.channels,
@@ -83,10 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
             whole = correlation(all_sizes[name], accuracies)
             print(f"{name:12}{SIZE:8d}{whole.spearman:10.3f}{whole.kendall:9.3f}")
             found[name] = [all_sizes[name][place] for place in chosen]
-    rows = [table.rows[place] for place in chosen]
-    archs, on_chosen = [row.arch for row in rows], [accuracies[place] for place in chosen]
-    out = Path(arguments.out) if arguments.out else None
-    found.update(_begun(out, arguments, archs))
+    found.update(begun)
 
     def save() -> None:
         if out is not None:
@@ -114,15 +114,10 @@ def _begun(
         raise UserError(f"out={arguments.out!r} is a file that this command has not begun.")
     hold_settings(kept, settings, out=arguments.out)
     if out.exists():
-        try:
-            with out.open(encoding="utf-8", newline="") as file:
-                lines = list(csv.DictReader(file, strict=True))
-            found = {name: [float(line[name]) for line in lines] for name in found}
-            same = [line["arch"] for line in lines] == archs[: len(lines)]
-        except (KeyError, TypeError, ValueError, OSError, csv.Error):
-            same = False
-        if not same:
+        lines = read_csv(out, {"arch": str, **dict.fromkeys(found, float)})
+        if lines is None or [line["arch"] for line in lines] != archs[: len(lines)]:
             raise UserError(f"out={arguments.out!r} does not hold the scores of these cells.")
+        found = {name: [line[name] for line in lines] for name in found}
     return found
 
 
