@@ -86,9 +86,10 @@ Results<T> kernels(Data<T>& data) {
   const auto values = static_cast<size_t>(args.kernel_values());
   std::vector<T> packed(values);
   const auto pack = [&](bool backward) {
-    each_chunk(args.edges * args.outputs, [&](int64_t, int64_t begin, int64_t end) {
-      convolve_pack_cpu(args, weights.data(), backward, packed.data(), begin, end);
-    });
+    each_chunk(args.edges * args.outputs / kConvolveChannels,
+               [&](int64_t, int64_t begin, int64_t end) {
+                 convolve_pack_cpu(args, weights.data(), backward, packed.data(), begin, end);
+               });
   };
   pack(false);
   each_chunk(args.tiles(), [&](int64_t, int64_t begin, int64_t end) {

@@ -1,5 +1,5 @@
-// Tiles are taken in blocks. A block's transformed tiles are 16 matrices [tiles, channels], which
-// stay in the second-level cache while each is multiplied by its [inputs, outputs] matrix.
+// Tiles are taken in blocks. A block's transformed tiles are a matrix [tiles, channels] a point,
+// which stay in the second-level cache while each is multiplied by its [inputs, outputs] matrix.
 #include "convolve/convolve.h"
 
 #include <algorithm>
@@ -58,7 +58,7 @@ SNSOFTMAX_INLINE void add_row_products(Sums<T, V, R>& sums, const Transformed<T,
 template <class T, int V>
 void multiply(const Transformed<T, false>& tiles, const T* packed, int64_t columns, int64_t n,
               Scalar<T>* c, int64_t c_step) {
-  for (int point = 0; point < kPoints; ++point) {
+  for (int point = 0; point < kPoints<T>; ++point) {
     const T* const b = packed + point * tiles.width * columns;
     for (int64_t k = 0; k < columns; k += V * kLanes<T>) {
       for (int64_t r = 0; r < n; r += kRows<V>) {
@@ -103,8 +103,8 @@ void winograd(const ConvolveArgs& args, const Group<P>& inputs, const T* packed,
   const int64_t depth = inputs.width();
   const int64_t columns = outputs.width();
   const int64_t step = matrix_step(kBlock, columns);
-  const auto buffer = scratch<T>(kPoints * matrix_step(kBlock, depth));
-  const auto products = scratch<Scalar<T>>((kFolded<T> ? 8 : kPoints) * step);
+  const auto buffer = scratch<T>(kPoints<T> * matrix_step(kBlock, depth));
+  const auto products = scratch<Scalar<T>>((kFolded<T> ? 8 : kPoints<T>)*step);
   const Transformed<T, false> transformed{buffer.get(), kBlock, depth};
   with_columns<T>(columns, [&](auto registers) {
     constexpr auto products_of =
@@ -118,73 +118,81 @@ void winograd(const ConvolveArgs& args, const Group<P>& inputs, const T* packed,
   });
 }
 
-/// Element [row of the kernels' depth, column] of a packed matrix is `numbers`' first, of the
-/// input channel `c`; `k` is the output channel. The others are those of the channels that follow.
+/// Puts rows [row, row + kPair<T>) of columns [column, column + kLanes<T>) into a packed matrix.
 template <class T>
-SNSOFTMAX_INLINE void put_packed(T* packed, int64_t depth, int64_t width, bool backward, int64_t k,
-                                 int64_t c, Vector<T> numbers) {
-  if (backward && kPair<T> == 1) {
-    store(packed + packed_index<T>(depth, width, k, c), numbers);
-    return;
-  }
-  T each[kLanes<T>];
-  store(each, numbers);
-  for (int lane = 0; lane < kLanes<T>; ++lane) {
-    const int64_t channel = c + lane;
-    packed[backward ? packed_index<T>(depth, width, k, channel)
-                    : packed_index<T>(depth, width, channel, k)] = each[lane];
+SNSOFTMAX_INLINE void put_packed(T* packed, int64_t depth, int64_t width, int64_t row,
+                                 int64_t column, const Vector<T> (&numbers)[kPair<T>]) {
+  T* const to = packed + packed_index<T>(depth, width, row, column);
+  if constexpr (kPair<T> == 1) {
+    store(to, numbers[0]);
+  } else {
+    const VecU pairs = bfloat16_pairs(numbers[0], numbers[1]);
+    std::memcpy(to, &pairs, sizeof pairs);
   }
 }
 
-/// G w along one direction.
-template <class V>
-SNSOFTMAX_INLINE void transform_kernel(V w0, V w1, V w2, V (&u)[4]) {
-  const V outer = (w0 + w2) * (V{} + 0.5f);
-  const V inner = w1 * (V{} + 0.5f);
-  u[0] = w0;
-  u[1] = outer + inner;
-  u[2] = outer - inner;
-  u[3] = w2;
-}
-
-/// G^T p along one direction.
-template <class V>
-SNSOFTMAX_INLINE void transform_kernel_back(V p0, V p1, V p2, V p3, V (&w)[3]) {
-  const V sum = (p1 + p2) * (V{} + 0.5f);
-  w[0] = p0 + sum;
-  w[1] = (p1 - p2) * (V{} + 0.5f);
-  w[2] = sum + p3;
+/// Calls f(row, column, tap) for each part of the matrices of kernels that put_packed takes, with
+/// tap(p, t) the t-th tap of row + p; of blocks [begin, end) of output channels. Rows are input
+/// channels and columns output channels, or the other way round for backward passes.
+template <class T, int kTaps, class F>
+SNSOFTMAX_INLINE void each_part(const ConvolveArgs& args, const void* const* weights, bool backward,
+                                int64_t begin, int64_t end, const F& f) {
+  constexpr int64_t kN = kConvolveChannels;
+  Scalar<T> taps[kTaps][kN][kN];
+  for (int64_t k = begin * kN; k < end * kN; k += kN) {
+    const auto* const w = static_cast<const Scalar<T>*>(weights[k / args.outputs]) +
+                          k % args.outputs * kTaps * args.inputs;
+    for (int64_t c = 0; c < args.inputs; c += kN) {
+      for (int64_t i = 0; i < kN; ++i) {
+        for (int64_t t = 0; t < kTaps; ++t) {
+          const auto* const from = w + (i * kTaps + t) * args.inputs + c;
+          for (int64_t j = 0; j < kN; ++j) taps[t][backward ? i : j][backward ? j : i] = from[j];
+        }
+      }
+      for (int64_t i = 0; i < kN; i += kPair<T>) {
+        for (int64_t j = 0; j < kN; j += kLanes<T>) {
+          const auto tap = [&](int p, int t)
+                               __attribute__((always_inline)) { return load(&taps[t][i + p][j]); };
+          f(i + (backward ? k : c), j + (backward ? c : k), tap);
+        }
+      }
+    }
+  }
 }
 
 template <class T>
 void winograd_pack(const ConvolveArgs& args, const void* const* weights, bool backward, T* packed,
                    int64_t begin, int64_t end) {
-  using S = Scalar<T>;
+  using W = Winograd<Vector<T>, kSide<T>>;
+  constexpr int kN = kSpan<T>, kP = kPair<T>;
   const int64_t depth = backward ? args.edges * args.outputs : args.inputs;
   const int64_t columns = backward ? args.inputs : args.edges * args.outputs;
   with_columns<T>(columns, [&](auto registers) {
     constexpr int64_t kColumns = registers.value * kLanes<T>;
-    for (int64_t k = begin; k < end; ++k) {
-      const S* const w =
-          static_cast<const S*>(weights[k / args.outputs]) + k % args.outputs * 9 * args.inputs;
-      for (int64_t c = 0; c < args.inputs; c += kLanes<T>) {
-        Vector<T> half[3][4];
-        for (int j = 0; j < 3; ++j) {
-          const auto tap = [&](int i) __attribute__((always_inline)) {
-            return load(w + (backward ? 8 - 3 * i - j : 3 * i + j) * args.inputs + c);
-          };
-          transform_kernel(tap(0), tap(1), tap(2), half[j]);
-        }
-        for (int i = 0; i < 4; ++i) {
-          Vector<T> u[4];
-          transform_kernel(half[0][i], half[1][i], half[2][i], u);
-          for (int j = 0; j < 4; ++j) {
-            put_packed<T>(packed + (4 * i + j) * depth * columns, depth, kColumns, backward, k, c,
-                          kFolded<T> && i == 3 ? -u[j] : u[j]);
-          }
-        }
-      }
-    }
+    each_part<T, 9>(args, weights, backward, begin, end,
+                    [&](int64_t row, int64_t column, const auto& tap) {
+                      Vector<T> half[kP][kN][3];
+                      for (int p = 0; p < kP; ++p) {
+                        for (int j = 0; j < 3; ++j) {
+                          Vector<T> w[3], u[kN];
+                          for (int i = 0; i < 3; ++i)
+                            w[i] = tap(p, backward ? 8 - 3 * i - j : 3 * i + j);
+                          W::kernel(w, u);
+                          for (int i = 0; i < kN; ++i) half[p][i][j] = u[i];
+                        }
+                      }
+                      for (int i = 0; i < kN; ++i) {
+                        Vector<T> u[kP][kN];
+                        for (int p = 0; p < kP; ++p) W::kernel(half[p][i], u[p]);
+                        for (int j = 0; j < kN; ++j) {
+                          Vector<T> numbers[kP];
+                          for (int p = 0; p < kP; ++p)
+                            numbers[p] = kFolded<T> && i == 3 ? -u[p][j] : u[p][j];
+                          put_packed<T>(packed + (kN * i + j) * depth * columns, depth, kColumns,
+                                        row, column, numbers);
+                        }
+                      }
+                    });
   });
 }
 
@@ -210,8 +218,8 @@ void winograd_backward_weight(const ConvolveArgs& args, const Group<const void*>
   constexpr int64_t kTiles = kSummedTiles<T>;
   const int64_t rows = x.width();
   const int64_t columns = grads.width();
-  const auto from_x = scratch<T>(kPoints * matrix_step(kTiles, rows));
-  const auto from_grads = scratch<T>(kPoints * matrix_step(kTiles, columns));
+  const auto from_x = scratch<T>(kPoints<T> * matrix_step(kTiles, rows));
+  const auto from_grads = scratch<T>(kPoints<T> * matrix_step(kTiles, columns));
   const Transformed<T, true> inputs{from_x.get(), kTiles, rows};
   const Transformed<T, true> gradients{from_grads.get(), kTiles, columns};
   with_columns<T>(columns, [&](auto registers) {
@@ -219,7 +227,7 @@ void winograd_backward_weight(const ConvolveArgs& args, const Group<const void*>
       const int64_t n = std::min(kTiles, end - first);
       transform_inputs(args, x, first, n, inputs);
       transform_gradients(args, grads, first, n, gradients);
-      for (int point = 0; point < kPoints; ++point) {
+      for (int point = 0; point < kPoints<T>; ++point) {
         add_outer_products<T, registers.value>(inputs.data + point * inputs.step(), rows,
                                                gradients.data + point * gradients.step(), columns,
                                                columns, n, sums + point * rows * columns, columns);
@@ -228,32 +236,37 @@ void winograd_backward_weight(const ConvolveArgs& args, const Group<const void*>
   });
 }
 
-template <class S>
-void winograd_merge_weight(const ConvolveArgs& args, const S* sums, int64_t chunks,
+template <class T>
+void winograd_merge_weight(const ConvolveArgs& args, const Scalar<T>* sums, int64_t chunks,
                            void* const* grads, int64_t begin, int64_t end) {
-  using V = typename Op<S>::vector;
+  using S = Scalar<T>;
+  using V = Vector<T>;
+  using W = Winograd<V, kSide<T>>;
+  constexpr int kN = kSpan<T>;
   const int64_t columns = args.edges * args.outputs;
   const int64_t point = args.inputs * columns;
   for (int64_t c = begin; c < end; ++c) {
-    for (int64_t k = 0; k < columns; k += kLanes<S>) {
-      const auto total = [&](int at) __attribute__((always_inline)) {
-        V sum{};
-        for (int64_t i = 0; i < chunks; ++i) {
-          sum += load(sums + i * args.kernel_values() + at * point + c * columns + k);
+    for (int64_t k = 0; k < columns; k += kLanes<T>) {
+      V half[3][kN];
+      for (int j = 0; j < kN; ++j) {
+        V totals[kN], w[3];
+        for (int i = 0; i < kN; ++i) {
+          totals[i] = V{};
+          for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+            totals[i] +=
+                load(sums + chunk * args.kernel_values() + (kN * i + j) * point + c * columns + k);
+          }
         }
-        return sum;
-      };
-      V half[4][3];
-      for (int j = 0; j < 4; ++j) {
-        transform_kernel_back(total(j), total(4 + j), total(8 + j), total(12 + j), half[j]);
+        W::kernel_gradient(totals, w);
+        for (int i = 0; i < 3; ++i) half[i][j] = w[i];
       }
       S* const to =
           static_cast<S*>(grads[k / args.outputs]) + k % args.outputs * 9 * args.inputs + c;
       for (int i = 0; i < 3; ++i) {
         V w[3];
-        transform_kernel_back(half[0][i], half[1][i], half[2][i], half[3][i], w);
+        W::kernel_gradient(half[i], w);
         for (int j = 0; j < 3; ++j) {
-          for (int lane = 0; lane < kLanes<S>; ++lane) {
+          for (int lane = 0; lane < kLanes<T>; ++lane) {
             to[(lane * 9 + 3 * i + j) * args.inputs] = w[j][lane];
           }
         }
@@ -299,16 +312,14 @@ void pointwise(const Group<P>& inputs, const T* packed, const Group<Q>& outputs,
 template <class T>
 void pointwise_pack(const ConvolveArgs& args, const void* const* weights, bool backward, T* packed,
                     int64_t begin, int64_t end) {
-  using S = Scalar<T>;
   const int64_t depth = backward ? args.edges * args.outputs : args.inputs;
   with_columns<T>(backward ? args.inputs : args.outputs, [&](auto registers) {
-    for (int64_t k = begin; k < end; ++k) {
-      const S* const w =
-          static_cast<const S*>(weights[k / args.outputs]) + k % args.outputs * args.inputs;
-      for (int64_t c = 0; c < args.inputs; c += kLanes<T>) {
-        put_packed<T>(packed, depth, registers.value * kLanes<T>, backward, k, c, load(w + c));
-      }
-    }
+    each_part<T, 1>(
+        args, weights, backward, begin, end, [&](int64_t row, int64_t column, const auto& tap) {
+          Vector<T> numbers[kPair<T>];
+          for (int p = 0; p < kPair<T>; ++p) numbers[p] = tap(p, 0);
+          put_packed<T>(packed, depth, registers.value * kLanes<T>, row, column, numbers);
+        });
   });
 }
 
@@ -358,9 +369,10 @@ void pointwise_backward_weight(const ConvolveArgs& args, const Group<const void*
   });
 }
 
-template <class S>
-void pointwise_merge_weight(const ConvolveArgs& args, const S* sums, int64_t chunks,
+template <class T>
+void pointwise_merge_weight(const ConvolveArgs& args, const Scalar<T>* sums, int64_t chunks,
                             void* const* grads, int64_t begin, int64_t end) {
+  using S = Scalar<T>;
   const int64_t columns = args.edges * args.outputs;
   for (int64_t c = begin; c < end; ++c) {
     for (int64_t k = 0; k < columns; ++k) {
@@ -433,9 +445,9 @@ void convolve_backward_weight(const ConvolveArgs& args, const void* const* grads
 void convolve_merge_weight(const ConvolveArgs& args, const void* sums, int64_t chunks,
                            void* const* grad_weights, int64_t begin, int64_t end) {
   with_maps(args.dtype, [&](auto type) {
-    using S = Scalar<decltype(type)>;
-    const auto function = args.kernel == 3 ? winograd_merge_weight<S> : pointwise_merge_weight<S>;
-    function(args, static_cast<const S*>(sums), chunks, grad_weights, begin, end);
+    using T = decltype(type);
+    const auto function = args.kernel == 3 ? winograd_merge_weight<T> : pointwise_merge_weight<T>;
+    function(args, static_cast<const Scalar<T>*>(sums), chunks, grad_weights, begin, end);
   });
 }
 

@@ -92,9 +92,10 @@ Tensor pack_kernels(const ConvolveArgs& args, const Tensor& like, TensorList wei
                     bool backward) {
   const Held held(weights);
   Tensor packed = at::empty({args.kernel_values()}, like.options());
-  at::parallel_for(0, args.edges * args.outputs, 16, [&](int64_t begin, int64_t end) {
-    convolve_pack_cpu(args, held.data.data(), backward, packed.mutable_data_ptr(), begin, end);
-  });
+  at::parallel_for(
+      0, args.edges * args.outputs / kConvolveChannels, 1, [&](int64_t begin, int64_t end) {
+        convolve_pack_cpu(args, held.data.data(), backward, packed.mutable_data_ptr(), begin, end);
+      });
   return packed;
 }
 
@@ -105,7 +106,7 @@ template <class F>
 void over_tiles(const ConvolveArgs& args, const F& f) {
   constexpr int64_t kWorthAThread = 1 << 17;  // multiplications
   const int64_t each = std::max<int64_t>(1, args.kernel_values());
-  at::parallel_for(0, args.tiles(), std::max<int64_t>(32, kWorthAThread / each), f);
+  at::parallel_for(0, args.tiles(), std::max<int64_t>(16, kWorthAThread / each), f);
 }
 
 std::vector<Tensor> forward_cpu(const Tensor& given, TensorList weights) {
@@ -158,7 +159,7 @@ std::vector<Tensor> convolve_backward_weight(TensorList given, const Tensor& giv
   const auto args =
       convolve_arguments(x, x.size(1), grads.tensors[0].size(1), grads.tensors.size(), kernel);
   // One part a thread: the sums depend on the number of threads alone.
-  const int64_t parts = std::clamp<int64_t>(args.tiles() / 32, 1, at::get_num_threads());
+  const int64_t parts = std::clamp<int64_t>(args.tiles() / 16, 1, at::get_num_threads());
   Tensor sums = at::zeros({parts, args.kernel_values()}, x.options().dtype(opmath(x)));
   char* const data = static_cast<char*>(sums.mutable_data_ptr());
   at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
