@@ -228,6 +228,13 @@ SNSOFTMAX_INLINE bool can_stream(const T* p) {
   return reinterpret_cast<uintptr_t>(p) % (kLanes<T> * sizeof(T)) == 0;
 }
 
+/// Asks memory for the line of p, to be read or written soon.
+SNSOFTMAX_INLINE void prefetch(const void* p) {
+  asm volatile(""
+               : "+r"(p));  // GCC takes a loop of nothing but prefetches for one that does nothing
+  __builtin_prefetch(p, 1);
+}
+
 /// The first n lanes from memory, the others `fill`.
 template <class T>
 SNSOFTMAX_INLINE typename Op<T>::vector load_first(const T* p, int64_t n,

@@ -54,11 +54,13 @@ SNSOFTMAX_INLINE void add_row_products(Sums<T, V, R>& sums, const Transformed<T,
            kColumns * kPair<T>, tiles.width / kPair<T>);
 }
 
-/// The products of n tiles with all columns, c[point][tile][column].
-template <class T, int V>
+/// The products of n tiles with all columns, c[point][tile][column]. Calls before(i, of), i < of,
+/// from time to time.
+template <class T, int V, class F>
 void multiply(const Transformed<T, false>& tiles, const T* packed, int64_t columns, int64_t n,
-              Scalar<T>* c, int64_t c_step) {
+              Scalar<T>* c, int64_t c_step, const F& before) {
   for (int point = 0; point < kPoints<T>; ++point) {
+    before(point, kPoints<T>);
     const T* const b = packed + point * tiles.width * columns;
     for (int64_t k = 0; k < columns; k += V * kLanes<T>) {
       for (int64_t r = 0; r < n; r += kRows<V>) {
@@ -72,13 +74,15 @@ void multiply(const Transformed<T, false>& tiles, const T* packed, int64_t colum
 
 /// A^T m of these products m, c[4 * i + j][tile][column]. The last four of the kernels' points are
 /// packed with the other sign.
-template <class T, int V>
+template <class T, int V, class F>
 void multiply_and_fold(const Transformed<T, false>& tiles, const T* packed, int64_t columns,
-                       int64_t n, Scalar<T>* c, int64_t c_step) {
+                       int64_t n, Scalar<T>* c, int64_t c_step, const F& before) {
   constexpr int R = kRows<V> / 2;
+  constexpr int64_t kColumns = V * kLanes<T>;
   for (int j = 0; j < 4; ++j) {
-    for (int64_t k = 0; k < columns; k += V * kLanes<T>) {
+    for (int64_t k = 0; k < columns; k += kColumns) {
       for (int64_t r = 0; r < n; r += R) {
+        before(((j * columns + k) * n + r * kColumns) / kColumns, 4 * columns * n / kColumns);
         const auto add = [&](Sums<T, V, R>& sums, int i) __attribute__((always_inline)) {
           add_row_products(sums, tiles, 4 * i + j, r,
                            packed + ((4 * i + j) * columns + k) * tiles.width);
@@ -107,12 +111,19 @@ void winograd(const ConvolveArgs& args, const Group<P>& inputs, const T* packed,
   const auto products = scratch<Scalar<T>>((kFolded<T> ? 8 : kPoints<T>)*step);
   const Transformed<T, false> transformed{buffer.get(), kBlock, depth};
   with_columns<T>(columns, [&](auto registers) {
-    constexpr auto products_of =
-        kFolded<T> ? multiply_and_fold<T, registers.value> : multiply<T, registers.value>;
     for (int64_t first = begin; first < end; first += kBlock) {
       const int64_t n = std::min(kBlock, end - first);
       transform_inputs(args, inputs, first, n, transformed);
-      products_of(transformed, packed, columns, n, products.get(), step);
+      const auto before = [&](int64_t i, int64_t of) __attribute__((always_inline)) {
+        ask_for<T>(args, outputs, first, n, i, of);
+        ask_for<T>(args, inputs, first + n, std::min(kBlock, end - first - n), i, of);
+      };
+      if constexpr (kFolded<T>) {
+        multiply_and_fold<T, registers.value>(transformed, packed, columns, n, products.get(), step,
+                                              before);
+      } else {
+        multiply<T, registers.value>(transformed, packed, columns, n, products.get(), step, before);
+      }
       transform_outputs<T>(args, outputs, first, n, products.get(), step);
     }
   });
@@ -227,7 +238,10 @@ void winograd_backward_weight(const ConvolveArgs& args, const Group<const void*>
       const int64_t n = std::min(kTiles, end - first);
       transform_inputs(args, x, first, n, inputs);
       transform_gradients(args, grads, first, n, gradients);
+      const int64_t next = first + n, more = std::min(kTiles, end - next);
       for (int point = 0; point < kPoints<T>; ++point) {
+        ask_for<T>(args, x, next, more, point, kPoints<T>);
+        ask_for<T>(args, grads, next, more, point, kPoints<T>);
         add_outer_products<T, registers.value>(inputs.data + point * inputs.step(), rows,
                                                gradients.data + point * gradients.step(), columns,
                                                columns, n, sums + point * rows * columns, columns);
