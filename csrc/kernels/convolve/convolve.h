@@ -53,18 +53,30 @@ struct ConvolveArgs {
 void convolve_pack_cpu(const ConvolveArgs& args, const void* const* weights, bool backward,
                        void* packed, int64_t begin, int64_t end);
 
+/// What the caller will read next, to be fetched from memory during the 3x3 convolutions' products:
+/// `bytes` after `offset` of each map. Nothing is read of it, so it need not exist.
+struct ConvolveAhead {
+  const void* const* maps = nullptr;
+  int64_t count = 0;
+  int64_t offset = 0;
+  int64_t bytes = 0;
+};
+
 /// Tiles [begin, end) of every y.
 void convolve_forward_cpu(const ConvolveArgs& args, const void* x, const void* packed,
-                          void* const* y, int64_t begin, int64_t end);
+                          void* const* y, int64_t begin, int64_t end,
+                          const ConvolveAhead& ahead = {});
 
 /// Tiles [begin, end) of dx.
 void convolve_backward_map_cpu(const ConvolveArgs& args, const void* const* grads,
-                               const void* packed, void* grad_map, int64_t begin, int64_t end);
+                               const void* packed, void* grad_map, int64_t begin, int64_t end,
+                               const ConvolveAhead& ahead = {});
 
 /// Adds the contribution of tiles [begin, end) to the gradients of the transformed kernels,
 /// kernel_values() values of opmath.
 void convolve_backward_weight_cpu(const ConvolveArgs& args, const void* const* grads, const void* x,
-                                  void* sums, int64_t begin, int64_t end);
+                                  void* sums, int64_t begin, int64_t end,
+                                  const ConvolveAhead& ahead = {});
 
 /// The gradients of input channels [begin, end) of all kernels from `chunks` contributions.
 void convolve_merge_weight_cpu(const ConvolveArgs& args, const void* sums, int64_t chunks,

@@ -16,11 +16,11 @@ namespace snsoftmax {
 SNSOFTMAX_DECLARE_PER_CAPABILITY(
     void convolve_pack(const ConvolveArgs&, const void* const*, bool, void*, int64_t, int64_t);
     void convolve_forward(const ConvolveArgs&, const void*, const void*, void* const*, int64_t,
-                          int64_t);
+                          int64_t, const ConvolveAhead&);
     void convolve_backward_map(const ConvolveArgs&, const void* const*, const void*, void*, int64_t,
-                               int64_t);
+                               int64_t, const ConvolveAhead&);
     void convolve_backward_weight(const ConvolveArgs&, const void* const*, const void*, void*,
-                                  int64_t, int64_t);
+                                  int64_t, int64_t, const ConvolveAhead&);
     void convolve_merge_weight(const ConvolveArgs&, const void*, int64_t, void* const*, int64_t,
                                int64_t))
 
@@ -103,7 +103,7 @@ void multiply_and_fold(const Transformed<T, false>& tiles, const T* packed, int6
 /// packed[point] is laid out by packed_index.
 template <class T, class P, class Q>
 void winograd(const ConvolveArgs& args, const Group<P>& inputs, const T* packed,
-              const Group<Q>& outputs, int64_t begin, int64_t end) {
+              const Group<Q>& outputs, int64_t begin, int64_t end, const ConvolveAhead& ahead) {
   const int64_t depth = inputs.width();
   const int64_t columns = outputs.width();
   const int64_t step = matrix_step(kBlock, columns);
@@ -114,9 +114,14 @@ void winograd(const ConvolveArgs& args, const Group<P>& inputs, const T* packed,
     for (int64_t first = begin; first < end; first += kBlock) {
       const int64_t n = std::min(kBlock, end - first);
       transform_inputs(args, inputs, first, n, transformed);
+      const ConvolveAhead to_write = memory_of<T>(args, outputs, first, n);
+      const ConvolveAhead next =
+          memory_of<T>(args, inputs, first + n, std::min(kBlock, end - first - n));
       const auto before = [&](int64_t i, int64_t of) __attribute__((always_inline)) {
-        ask_for<T>(args, outputs, first, n, i, of);
-        ask_for<T>(args, inputs, first + n, std::min(kBlock, end - first - n), i, of);
+        ask_for(to_write, i, i + 1, of);
+        ask_for(next, i, i + 1, of);
+        ask_for(ahead, (first - begin) * of + n * i, (first - begin) * of + n * (i + 1),
+                (end - begin) * of);
       };
       if constexpr (kFolded<T>) {
         multiply_and_fold<T, registers.value>(transformed, packed, columns, n, products.get(), step,
@@ -225,7 +230,7 @@ void add_outer_products(const T* a, int64_t rows, const T* b, int64_t b_width, i
 template <class T>
 void winograd_backward_weight(const ConvolveArgs& args, const Group<const void*>& grads,
                               const Group<const void*>& x, Scalar<T>* sums, int64_t begin,
-                              int64_t end) {
+                              int64_t end, const ConvolveAhead& ahead) {
   constexpr int64_t kTiles = kSummedTiles<T>;
   const int64_t rows = x.width();
   const int64_t columns = grads.width();
@@ -238,10 +243,14 @@ void winograd_backward_weight(const ConvolveArgs& args, const Group<const void*>
       const int64_t n = std::min(kTiles, end - first);
       transform_inputs(args, x, first, n, inputs);
       transform_gradients(args, grads, first, n, gradients);
-      const int64_t next = first + n, more = std::min(kTiles, end - next);
+      const int64_t more = std::min(kTiles, end - first - n);
+      const ConvolveAhead next_x = memory_of<T>(args, x, first + n, more);
+      const ConvolveAhead next_grads = memory_of<T>(args, grads, first + n, more);
       for (int point = 0; point < kPoints<T>; ++point) {
-        ask_for<T>(args, x, next, more, point, kPoints<T>);
-        ask_for<T>(args, grads, next, more, point, kPoints<T>);
+        ask_for(next_x, point, point + 1, kPoints<T>);
+        ask_for(next_grads, point, point + 1, kPoints<T>);
+        ask_for(ahead, (first - begin) * kPoints<T> + n * point,
+                (first - begin) * kPoints<T> + n * (point + 1), (end - begin) * kPoints<T>);
         add_outer_products<T, registers.value>(inputs.data + point * inputs.step(), rows,
                                                gradients.data + point * gradients.step(), columns,
                                                columns, n, sums + point * rows * columns, columns);
@@ -407,12 +416,12 @@ void with_maps(DType dtype, const F& f) {
 
 template <class P, class Q>
 void convolve(const ConvolveArgs& args, const Group<P>& inputs, const void* packed,
-              const Group<Q>& outputs, int64_t begin, int64_t end) {
+              const Group<Q>& outputs, int64_t begin, int64_t end, const ConvolveAhead& ahead) {
   with_maps(args.dtype, [&](auto type) {
     using T = decltype(type);
     const T* const matrices = static_cast<const T*>(packed);
     if (args.kernel == 3) {
-      winograd<T>(args, inputs, matrices, outputs, begin, end);
+      winograd<T>(args, inputs, matrices, outputs, begin, end, ahead);
     } else {
       pointwise<T>(inputs, matrices, outputs, begin, end);
     }
@@ -431,25 +440,25 @@ void convolve_pack(const ConvolveArgs& args, const void* const* weights, bool ba
 }
 
 void convolve_forward(const ConvolveArgs& args, const void* x, const void* packed, void* const* y,
-                      int64_t begin, int64_t end) {
+                      int64_t begin, int64_t end, const ConvolveAhead& ahead) {
   convolve(args, Group<const void*>{&x, 1, args.inputs}, packed,
-           Group<void*>{y, args.edges, args.outputs}, begin, end);
+           Group<void*>{y, args.edges, args.outputs}, begin, end, ahead);
 }
 
 void convolve_backward_map(const ConvolveArgs& args, const void* const* grads, const void* packed,
-                           void* grad_map, int64_t begin, int64_t end) {
+                           void* grad_map, int64_t begin, int64_t end, const ConvolveAhead& ahead) {
   convolve(args, Group<const void*>{grads, args.edges, args.outputs}, packed,
-           Group<void*>{&grad_map, 1, args.inputs}, begin, end);
+           Group<void*>{&grad_map, 1, args.inputs}, begin, end, ahead);
 }
 
 void convolve_backward_weight(const ConvolveArgs& args, const void* const* grads, const void* x,
-                              void* sums, int64_t begin, int64_t end) {
+                              void* sums, int64_t begin, int64_t end, const ConvolveAhead& ahead) {
   with_maps(args.dtype, [&](auto type) {
     using T = decltype(type);
     auto* const to = static_cast<Scalar<T>*>(sums);
     const Group<const void*> group{grads, args.edges, args.outputs};
     if (args.kernel == 3) {
-      winograd_backward_weight<T>(args, group, {&x, 1, args.inputs}, to, begin, end);
+      winograd_backward_weight<T>(args, group, {&x, 1, args.inputs}, to, begin, end, ahead);
     } else {
       pointwise_backward_weight<T>(args, group, static_cast<const T*>(x), to, begin, end);
     }
@@ -474,18 +483,20 @@ void convolve_pack_cpu(const ConvolveArgs& args, const void* const* weights, boo
 }
 
 void convolve_forward_cpu(const ConvolveArgs& args, const void* x, const void* packed,
-                          void* const* y, int64_t begin, int64_t end) {
-  SNSOFTMAX_DISPATCH(convolve_forward, args, x, packed, y, begin, end);
+                          void* const* y, int64_t begin, int64_t end, const ConvolveAhead& ahead) {
+  SNSOFTMAX_DISPATCH(convolve_forward, args, x, packed, y, begin, end, ahead);
 }
 
 void convolve_backward_map_cpu(const ConvolveArgs& args, const void* const* grads,
-                               const void* packed, void* grad_map, int64_t begin, int64_t end) {
-  SNSOFTMAX_DISPATCH(convolve_backward_map, args, grads, packed, grad_map, begin, end);
+                               const void* packed, void* grad_map, int64_t begin, int64_t end,
+                               const ConvolveAhead& ahead) {
+  SNSOFTMAX_DISPATCH(convolve_backward_map, args, grads, packed, grad_map, begin, end, ahead);
 }
 
 void convolve_backward_weight_cpu(const ConvolveArgs& args, const void* const* grads, const void* x,
-                                  void* sums, int64_t begin, int64_t end) {
-  SNSOFTMAX_DISPATCH(convolve_backward_weight, args, grads, x, sums, begin, end);
+                                  void* sums, int64_t begin, int64_t end,
+                                  const ConvolveAhead& ahead) {
+  SNSOFTMAX_DISPATCH(convolve_backward_weight, args, grads, x, sums, begin, end, ahead);
 }
 
 void convolve_merge_weight_cpu(const ConvolveArgs& args, const void* sums, int64_t chunks,

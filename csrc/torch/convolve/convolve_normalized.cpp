@@ -17,7 +17,7 @@ namespace {
 
 /// Bytes of the results of a group of images, or of their gradients, that stay in the second-level
 /// cache.
-constexpr int64_t kGroupBytes = 192 * 1024;
+constexpr int64_t kGroupBytes = 384 * 1024;
 
 /// The images shared out over the threads, and each thread's into groups.
 struct Groups {
@@ -33,7 +33,7 @@ struct Groups {
 
   int64_t pixels() const { return args.height * args.width; }
 
-  /// f(part, first image, arguments of the images from there on)
+  /// f(part, first image, arguments of the images from there on, how many images come next)
   template <class F>
   void parallel(const F& f) const {
     at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
@@ -42,7 +42,7 @@ struct Groups {
         ConvolveArgs some = args;
         for (int64_t i = args.images * part / parts; i < last; i += most) {
           some.images = std::min(most, last - i);
-          f(part, i, some);
+          f(part, i, some, std::min(most, last - i - some.images));
         }
       }
     });
@@ -94,11 +94,13 @@ std::tuple<std::vector<Tensor>, Tensor> forward_cpu(const Tensor& given, TensorL
   const int64_t values = args.edges * args.outputs;
   std::vector<double> partials(static_cast<size_t>(groups.parts * 2 * values));
   std::vector<int64_t> seen(static_cast<size_t>(groups.parts));
-  groups.parallel([&](int64_t part, int64_t first, const ConvolveArgs& some) {
+  groups.parallel([&](int64_t part, int64_t first, const ConvolveArgs& some, int64_t more) {
     const int64_t from = first * groups.pixels() * bytes;
     const std::vector<void*> to = after(y.data, from * args.outputs);
-    convolve_forward_cpu(some, after(x.const_data_ptr(), from * args.inputs),
-                         packed.const_data_ptr(), to.data(), 0, some.tiles());
+    const void* const given_here = after(x.const_data_ptr(), from * args.inputs);
+    const int64_t image = groups.pixels() * bytes * args.inputs;
+    convolve_forward_cpu(some, given_here, packed.const_data_ptr(), to.data(), 0, some.tiles(),
+                         {&given_here, 1, some.images * image, more * image});
     const auto maps = normalized_maps(some, to.data(), args.edges);
     mixture_statistics_cpu(maps, partials.data() + part * 2 * values, seen[part], 0, maps.pixels);
     seen[part] += maps.pixels;
@@ -197,23 +199,32 @@ std::tuple<Tensor, std::vector<Tensor>> backward_cpu(TensorList given_grads, Ten
   const Tensor scratch =
       at::empty({groups.parts, args.edges * map_bytes}, g.options().dtype(at::kByte));
   void* const to_scratch = scratch.mutable_data_ptr();
-  groups.parallel([&](int64_t part, int64_t first, const ConvolveArgs& some) {
+  groups.parallel([&](int64_t part, int64_t first, const ConvolveArgs& some, int64_t more) {
     const int64_t from = first * groups.pixels() * bytes;
     std::vector<void*> written;
     for (int64_t e = 0; e < args.edges; ++e) {
       written.push_back(after(to_scratch, (part * args.edges + e) * map_bytes));
     }
     const std::vector<const void*> y = after(maps.data, from * args.outputs);
+    const std::vector<const void*> of_y = after(grads.data, from * args.outputs);
     const auto here = normalized_maps(some, y.data(), args.edges);
-    write_gradients(here, lines, after(grads.data, from * args.outputs), written, 0, here.pixels);
+    write_gradients(here, lines, of_y, written, 0, here.pixels);
+    std::vector<const void*> read = y;
+    read.insert(read.end(), of_y.begin(), of_y.end());
+    const int64_t image = groups.pixels() * bytes * args.outputs;
+    const ConvolveAhead next{read.data(), static_cast<int64_t>(read.size()), some.images * image,
+                             more * image};
+    const void* const x_here =
+        x.defined() ? after(x.const_data_ptr(), from * args.inputs) : nullptr;
     if (need_map) {
+      const ConvolveAhead now{&x_here, 1, 0, some.images * groups.pixels() * bytes * args.inputs};
       convolve_backward_map_cpu(some, written.data(), packed.const_data_ptr(),
-                                after(to_map, from * args.inputs), 0, some.tiles());
+                                after(to_map, from * args.inputs), 0, some.tiles(),
+                                x.defined() ? now : next);
     }
     if (x.defined()) {
-      convolve_backward_weight_cpu(some, written.data(),
-                                   after(x.const_data_ptr(), from * args.inputs),
-                                   after(to_sums, part * sums_bytes), 0, some.tiles());
+      convolve_backward_weight_cpu(some, written.data(), x_here, after(to_sums, part * sums_bytes),
+                                   0, some.tiles(), next);
     }
   });
   return {std::move(grad_map), x.defined() ? merged_weights(args, sums) : std::vector<Tensor>()};
