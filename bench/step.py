@@ -131,7 +131,11 @@ def peak_bytes(step: Step, size: Size) -> int:
 
 
 def compare(steps: Mapping[str, Step], size: Size, rounds: int) -> list[Row]:
-    """Times of the variants of a size, taken in turns after a few steps to warm up."""
+    """Times of the variants of a size, taken in turns after a few steps to warm up.
+
+    A turn is a step that is not timed and one that is: in a search a step follows its own kind,
+    and finds its memory where that left it.
+    """
     peaks = {}
     for name, step in steps.items():
         step()
@@ -142,6 +146,7 @@ def compare(steps: Mapping[str, Step], size: Size, rounds: int) -> list[Row]:
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
+            step()
             times[name].append(timed(step, size))
     return [Row(name, times[name], peaks[name]) for name in steps]
 
