@@ -86,7 +86,11 @@ class _Convolve(torch.autograd.Function):
             maps, found = _ops.convolve_moments(x, weights)
             ctx.mark_non_differentiable(found)
         else:
-            maps, found = _ops.convolve(x, weights), None
+            maps, found = [x] * len(weights), None
+            for places in _by_kernel(weights):
+                some = _ops.convolve(x, [weights[i] for i in places])
+                for i, each in zip(places, some, strict=True):
+                    maps[i] = each
         needed = x if any(ctx.needs_input_grad[3:]) else None
         ctx.save_for_backward(needed, *weights, *(maps if gradients else ()))
         ctx.gradients = gradients
@@ -112,11 +116,30 @@ class _Convolve(torch.autograd.Function):
             return None, *nothing, *(None for _ in weights)
         if torch.is_grad_enabled():
             return *nothing, *_differentiable(whole, x, weights, [needs_map, any(needs_weights)])
-        grad_map = _ops.convolve_backward_map(whole, weights) if needs_map else None
-        if not any(needs_weights):
-            return *nothing, grad_map, *(None for _ in weights)
-        kernel = weights[0].shape[-1]
-        return *nothing, grad_map, *_ops.convolve_backward_weight(whole, x, kernel)
+        return *nothing, *_gradients(whole, x, weights, [needs_map, any(needs_weights)])
+
+
+def _by_kernel(weights: Sequence[Tensor]) -> list[list[int]]:
+    """The places of the weights with kernels of each size."""
+    sizes = [w.shape[-1] for w in weights]
+    return [[i for i, s in enumerate(sizes) if s == size] for size in dict.fromkeys(sizes)]
+
+
+def _gradients(
+    grads: Sequence[Tensor], x: Tensor | None, weights: Sequence[Tensor], needs: list[bool]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the map and of each weight, by sizes of kernels."""
+    maps: list[Tensor] = []
+    of_weights: list[Tensor | None] = [None] * len(weights)
+    for places in _by_kernel(weights):
+        some = [grads[i] for i in places]
+        if needs[0]:
+            maps.append(_ops.convolve_backward_map(some, [weights[i] for i in places]))
+        if needs[1]:
+            found = _ops.convolve_backward_weight(some, x, weights[places[0]].shape[-1])
+            for i, each in zip(places, found, strict=True):
+                of_weights[i] = each
+    return sum(maps[1:], maps[0]) if needs[0] else None, *of_weights
 
 
 def _written(
@@ -143,11 +166,11 @@ def _differentiable(
     grads: Sequence[Tensor], x: Tensor | None, weights: Sequence[Tensor], needs: list[bool]
 ) -> tuple[Tensor | None, ...]:
     """The gradients as functions that can be differentiated again."""
-    padding = [weights[0].shape[-1] // 2] * 2
     if x is None:  # only its shape counts
         x = grads[0].new_empty(len(grads[0]), weights[0].shape[1], *grads[0].shape[2:])
     maps, of_weights = [], []
     for g, w in zip(grads, weights, strict=True):
+        padding = [w.shape[-1] // 2] * 2
         of_map, of_weight, _ = torch.ops.aten.convolution_backward(
             g, x, w.to(g.dtype), None, [1, 1], padding, [1, 1], False, [0, 0], 1, [*needs, False]
         )
@@ -168,6 +191,7 @@ def convolve(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
 def convolve_to_normalize(x: Tensor, weights: Sequence[Tensor], moments: bool) -> list[Convolved]:
     """`convolve` for readers, one of each result, that normalise it by batch statistics.
 
+    1x1 and 3x3 kernels may be mixed.
     Moments are taken while a result is in a cache, if ``moments``, and the gradients that the
     readers hand over are formed there, image by image.
     """

@@ -123,17 +123,6 @@ class Convolutions(Branch):
     def weights(self) -> list[Tensor]:  # noqa: D102
         return [self.weight]
 
-    def readers(self, rows: Sequence[int], x: Tensor) -> int:  # noqa: D102
-        return 1 if convolves(x, self.weight) else super().readers(rows, x)
-
-    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[SharedMap]:  # noqa: D102
-        if not convolves(xs[0], self.weight):
-            return super().forward(xs, rows)
-        parts = self.weight.chunk(self.edges)
-        by_batch = self.training or self.statistics.mean is None
-        found = convolve_to_normalize(xs[0], [parts[r] for r in rows], by_batch)
-        return [SharedMap.convolved(each) for each in found]
-
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
     ) -> SharedMap:
@@ -141,6 +130,21 @@ class Convolutions(Branch):
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {"1.weight": self.part(r, of(self.weight)), **self.statistics.views(r, "2")}
+
+
+def convolved(
+    x: Tensor, parts: Sequence[tuple[Convolutions, Sequence[int]]]
+) -> list[list[SharedMap]]:
+    """What the rows of several kinds of convolutions make of one rectified map that they read
+    together, where `convolves`.
+    """
+    weights: list[Tensor] = []
+    for branch, rows in parts:
+        of_edges = branch.weight.chunk(branch.edges)
+        weights += [of_edges[r] for r in rows]
+    by_batch = any(b.training or b.statistics.mean is None for b, _ in parts)
+    found = iter(convolve_to_normalize(x, weights, by_batch))
+    return [[SharedMap.convolved(next(found)) for _ in rows] for _, rows in parts]
 
 
 class Reductions(Branch):

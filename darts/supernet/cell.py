@@ -19,11 +19,19 @@ from darts.networks.operations import (
 )
 from darts.networks.table import Place
 from darts.spaces.table import Cell
-from darts.supernet.branches import Branch, Statistics, Views, make_branch
+from darts.supernet.branches import (
+    Branch,
+    Convolutions,
+    Statistics,
+    Views,
+    convolved,
+    make_branch,
+)
 from darts.supernet.leave import Departure, leave
 from darts.supernet.mixture import SharedMap, Summand, mix
 from darts.supernet.plan import Live, Plan, Term, make_plan
 from darts.supernet.pool import max_pool
+from snsoftmax.convolve import convolves
 
 AVERAGE = "avg_pool_3x3"
 POOLS = (AVERAGE, "max_pool_3x3")
@@ -80,15 +88,25 @@ class Source(nn.Module):
             for operation, mine in operations.items()
             if operation in self.branches
         }
-        readers = {o: self._branch(o).readers(r, x) for o, r in rows.items()}
+        joint = {
+            o: (branch, r)
+            for o, r in rows.items()
+            if isinstance(branch := self._branch(o), Convolutions) and convolves(x, branch.weight)
+        }
+        readers = {o: self._branch(o).readers(r, x) for o, r in rows.items() if o not in joint}
         average = AVERAGE in operations and self.stride == 1
-        departure = leave(x, sum(readers.values()), average)
+        departure = leave(x, bool(joint) + sum(readers.values()), average)
         rectified = iter(departure.rectified)
+        maps: dict[str, list[SharedMap]] = {}
+        if joint:
+            maps.update(zip(joint, convolved(next(rectified), list(joint.values())), strict=True))
+        for operation, count in readers.items():
+            xs = list(islice(rectified, count))
+            maps[operation] = self._branch(operation)(xs, rows[operation])
         summands: dict[Term, Summand] = {}
         for operation, mine in operations.items():
             if operation in rows:
-                xs = list(islice(rectified, readers[operation]))
-                parts = self._normalized(operation, xs, rows[operation])
+                parts = self._normalized(operation, maps[operation], rows[operation])
                 summands.update(zip(mine, parts, strict=True))
             elif operation in self.modules_of:
                 for term in mine:
@@ -111,14 +129,13 @@ class Source(nn.Module):
         return modules[self.slots[operation].index(slot)]
 
     def _normalized(
-        self, operation: str, xs: Sequence[Tensor], rows: Sequence[int]
+        self, operation: str, maps: Sequence[SharedMap], rows: Sequence[int]
     ) -> list[Summand]:
-        """What the operation contributes on each of its edges ``rows``."""
+        """What the operation, given its maps, contributes on each of its edges ``rows``."""
         branch = self._branch(operation)
-        maps: list[SharedMap] = branch(xs, rows)
         c = self.channels
         starts = range(0, len(rows) * c, c) if len(maps) < len(rows) else [0] * len(rows)
-        owners = maps if len(maps) == len(rows) else maps * len(rows)
+        owners = maps if len(maps) == len(rows) else [maps[0]] * len(rows)
         return [
             Summand(shared, True, start, c, *branch.statistics.row(r))
             for shared, start, r in zip(owners, starts, rows, strict=True)

@@ -68,7 +68,7 @@ template <class T>
 struct Results {
   Maps<T> y;
   Maps<Op<T>> grad_weights;
-  std::vector<T> grad_map;
+  std::vector<T> grad_map;  ///< of 1x1 convolutions twice itself: made, then added to
 
   template <class U>
   explicit Results(const Data<U>& data)
@@ -101,6 +101,14 @@ Results<T> kernels(Data<T>& data) {
     convolve_backward_map_cpu(args, grads.data(), packed.data(), result.grad_map.data(), begin,
                               end);
   });
+  if (args.kernel == 1) {
+    ConvolveArgs once_more = args;
+    once_more.adds = true;
+    each_chunk(args.tiles(), [&](int64_t, int64_t begin, int64_t end) {
+      convolve_backward_map_cpu(once_more, grads.data(), packed.data(), result.grad_map.data(),
+                                begin, end);
+    });
+  }
   std::vector<Op<T>> sums(kChunks * values);
   each_chunk(args.tiles(), [&](int64_t i, int64_t begin, int64_t end) {
     convolve_backward_weight_cpu(args, grads.data(), data.x.data(),
@@ -139,7 +147,7 @@ Results<double> taps(const Data<T>& data) {
                   const double g = Traits<T>::get(data.grads[edge][at]);
                   const double d = Traits<T>::get(data.x[in]);
                   result.y[edge][at] += d * w[tap];
-                  result.grad_map[in] += g * w[tap];
+                  result.grad_map[in] += (a.kernel == 1 ? 2 : 1) * g * w[tap];
                   result.grad_weights[edge][tap] += g * d;
                 }
               }

@@ -21,6 +21,10 @@ WEIGHT_OF = {BFLOAT16: torch.float32}
 """The dtype of weights where it is not the map's."""
 
 
+KERNELS = st.lists(st.sampled_from([1, 3]), min_size=3, max_size=3)
+"""Sizes of convolutions that leave a map together, mixed or not."""
+
+
 def close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
     error = (ours.double() - theirs).norm() / theirs.norm().clamp_min(1e-3)
     assert error <= TOLERANCE[dtype]
@@ -162,7 +166,7 @@ def threads(count: int) -> Iterator[None]:
     st.tuples(st.integers(1, 5), st.integers(1, 11), st.integers(1, 11)),
     st.sampled_from([16, 32, 48]),
     st.lists(st.sampled_from(["handed", "autograd", "both", "nothing"]), min_size=1, max_size=3),
-    st.sampled_from([1, 3]),
+    KERNELS,
     st.sampled_from(list(TOLERANCE)),
     st.sampled_from([1, 3]),
 )
@@ -170,7 +174,7 @@ def test_gradients_that_readers_hand_over(
     size: tuple[int, int, int],
     c: int,
     ways: Sequence[str],
-    kernel: int,
+    kernels: Sequence[int],
     dtype: torch.dtype,
     count: int,
 ) -> None:
@@ -180,7 +184,8 @@ def test_gradients_that_readers_hand_over(
     x = torch.randn(n, c, height, width, dtype=dtype, requires_grad=True)
     weight_dtype = WEIGHT_OF.get(dtype, dtype)
     weights = [
-        torch.randn(32, c, kernel, kernel, dtype=weight_dtype, requires_grad=True) for _ in ways
+        torch.randn(32, c, kernel, kernel, dtype=weight_dtype, requires_grad=True)
+        for kernel, _ in zip(kernels, ways, strict=False)
     ]
     with threads(count):
         found = convolve_to_normalize(x, weights, False)
@@ -206,18 +211,23 @@ def test_gradients_that_readers_hand_over(
 
 
 @pytest.mark.parametrize("needs", ["map", "weights"])
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_only_wanted_gradients_are_formed(needs: str, kernel: int) -> None:
+@pytest.mark.parametrize("kernels", [[1], [3], [1, 3, 1]])
+@pytest.mark.parametrize("images", [1, 3])
+def test_only_wanted_gradients_are_formed(needs: str, kernels: list[int], images: int) -> None:
     torch.manual_seed(0)
-    x = torch.randn(3, 16, 5, 4, requires_grad=needs == "map")
-    weight = torch.randn(32, 16, kernel, kernel, requires_grad=needs == "weights")
-    gradient, line = torch.randn(3, 32, 5, 4), torch.randn(4, 32)
-    (y, _, to) = convolve_to_normalize(x, [weight], True)[0]
-    wanted = x if needs == "map" else weight
-    (ours,) = torch.autograd.grad(Reader.apply(y, to, gradient, line), [wanted])
-    (plain,) = convolve(x, [weight])
-    (theirs,) = torch.autograd.grad(plain, [wanted], on_line(line, gradient, y.detach()).float())
-    close(ours, theirs.double(), torch.float32)
+    x = torch.randn(images, 16, 5, 4, requires_grad=needs == "map")
+    weights = [torch.randn(32, 16, k, k, requires_grad=needs == "weights") for k in kernels]
+    gradient, line = torch.randn(images, 32, 5, 4), torch.randn(4, 32)
+    wanted = [x] if needs == "map" else weights
+    with threads(2):
+        found = convolve_to_normalize(x, weights, True)
+        read = sum(Reader.apply(y, to, gradient, line) for y, _, to in found)
+        ours = torch.autograd.grad(read, wanted)
+    plain = [convolve(x, [w])[0] for w in weights]
+    grads = [on_line(line, gradient, y.detach()).float() for y in plain]
+    theirs = torch.autograd.grad(plain, wanted, grads)
+    for a, b in zip(ours, theirs, strict=True):
+        close(a, b.double(), torch.float32)
 
 
 def test_what_was_handed_over_in_another_pass_is_gone() -> None:
@@ -234,23 +244,23 @@ def test_what_was_handed_over_in_another_pass_is_gone() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     st.tuples(st.integers(1, 5), st.integers(1, 11), st.integers(1, 11)),
-    st.integers(1, 3),
-    st.sampled_from([1, 3]),
+    KERNELS,
     st.sampled_from(list(TOLERANCE)),
     st.sampled_from([1, 3]),
 )
 def test_moments_are_those_of_the_maps(
-    size: tuple[int, int, int], edges: int, kernel: int, dtype: torch.dtype, count: int
+    size: tuple[int, int, int], kernels: Sequence[int], dtype: torch.dtype, count: int
 ) -> None:
     torch.manual_seed(0)
     n, height, width = size
     x = 5 + torch.randn(n, 16, height, width, dtype=dtype)
     weights = [
-        torch.randn(32, 16, kernel, kernel, dtype=WEIGHT_OF.get(dtype, dtype)) for _ in range(edges)
+        torch.randn(32, 16, kernel, kernel, dtype=WEIGHT_OF.get(dtype, dtype)) for kernel in kernels
     ]
     with threads(count):
         found = convolve_to_normalize(x, weights, True)
-    for (y, moments, _), expected in zip(found, convolve(x, weights), strict=True):
+    for (y, moments, _), weight in zip(found, weights, strict=True):
+        (expected,) = convolve(x, [weight])
         assert torch.equal(y, expected)
         assert moments is not None
         pixels = y.double().transpose(0, 1).flatten(1)
@@ -337,8 +347,10 @@ def test_opcheck(kernel: int, dtype: torch.dtype) -> None:
     torch.library.opcheck(ops.convolve.default, (x, weights))
     torch.library.opcheck(ops.convolve_backward_map.default, (grads, weights))
     torch.library.opcheck(ops.convolve_backward_weight.default, (grads, x, kernel))
+    weights.append(torch.randn(32, 16, 1, 1))
+    grads = [*grads, grads[0]]
     torch.library.opcheck(ops.convolve_moments.default, (x, weights))
-    lines = [torch.randn(4, 32)] * 2
+    lines = [torch.randn(4, 32)] * 3
     for of_x, of_map in ((x, True), (None, True), (x, False)):
         arguments = grads, grads, lines, of_x, weights, of_map
         torch.library.opcheck(ops.convolve_normalized_backward.default, arguments)

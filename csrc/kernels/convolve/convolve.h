@@ -37,6 +37,7 @@ struct ConvolveArgs {
   int64_t outputs = 0;  ///< channels of each y
   int64_t edges = 1;    ///< how many convolutions read x
   int64_t kernel = 3;   ///< 1 or 3
+  bool adds = false;    ///< 1x1 ones add to the gradient of the map, which another has begun
 
   /// Pixels along a tile.
   int64_t side() const { return kernel == 1 ? 1 : dtype == DType::kBFloat16 ? 2 : 4; }

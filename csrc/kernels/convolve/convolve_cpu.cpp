@@ -308,8 +308,16 @@ SNSOFTMAX_INLINE void each_rows(int64_t begin, int64_t end, const F& f) {
   for (; row < end; ++row) f(std::integral_constant<int, 1>{}, row);
 }
 
-/// y[:, m] = sum over inputs n of x_n w[m][n]; packed is laid out by packed_index.
-template <class T, class P, class Q>
+/// What sums begin with.
+template <class T, int V, int R, bool kAdds>
+SNSOFTMAX_INLINE Sums<T, V, R> begun(const T* y, int64_t row) {
+  if constexpr (kAdds) return Sums<T, V, R>(y, row);
+  return {};
+}
+
+/// y[:, m] = sum over inputs n of x_n w[m][n], or that added to y; packed is laid out by
+/// packed_index.
+template <class T, bool kAdds, class P, class Q>
 void pointwise(const Group<P>& inputs, const T* packed, const Group<Q>& outputs, int64_t begin,
                int64_t end) {
   const int64_t depth = inputs.width();
@@ -320,12 +328,13 @@ void pointwise(const Group<P>& inputs, const T* packed, const Group<Q>& outputs,
       each_map(outputs, [&](void* map, int64_t first) __attribute__((always_inline)) {
         for (int64_t k = 0; k < outputs.channels; k += kColumns) {
           const T* const b = packed + (first + k) * depth;
-          Sums<T, V, rows.value> sums;
+          T* const to = static_cast<T*>(map) + row * outputs.channels + k;
+          auto sums = begun<T, V, rows.value, kAdds>(to, outputs.channels);
           each_map(inputs, [&](const void* from, int64_t before) __attribute__((always_inline)) {
             sums.add(static_cast<const T*>(from) + row * inputs.channels, inputs.channels, kPair<T>,
                      b + before * kColumns, kColumns * kPair<T>, inputs.channels / kPair<T>);
           });
-          sums.put(static_cast<T*>(map) + row * outputs.channels + k, outputs.channels);
+          sums.put(to, outputs.channels);
         }
       });
     });
@@ -423,7 +432,8 @@ void convolve(const ConvolveArgs& args, const Group<P>& inputs, const void* pack
     if (args.kernel == 3) {
       winograd<T>(args, inputs, matrices, outputs, begin, end, ahead);
     } else {
-      pointwise<T>(inputs, matrices, outputs, begin, end);
+      const auto function = args.adds ? pointwise<T, true, P, Q> : pointwise<T, false, P, Q>;
+      function(inputs, matrices, outputs, begin, end);
     }
   });
 }

@@ -66,7 +66,9 @@ struct Sums {
     }
   }
 
-  SNSOFTMAX_INLINE Sums(const Scalar<T>* c, int64_t c_row) {
+  /// c is of T or of its sums' type.
+  template <class C>
+  SNSOFTMAX_INLINE Sums(const C* c, int64_t c_row) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4

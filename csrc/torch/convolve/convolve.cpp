@@ -17,15 +17,18 @@ void check_map(const char* name, const Tensor& map) {
                     " must have a multiple of 16 channels, but has ", map.sym_size(1));
 }
 
-void check_weights(const Tensor& like, TensorList weights) {
+/// `one_size`: must the kernels be of one?
+void check_weights(const Tensor& like, TensorList weights, bool one_size) {
   TORCH_CHECK_VALUE(!weights.empty(), "one weight must be given at least");
   for (const Tensor& w : weights) {
     TORCH_CHECK_VALUE(
         w.dim() == 4 && w.sym_size(2) == w.sym_size(3) &&
-            (w.sym_size(2) == 1 || w.sym_size(2) == 3) && w.sym_sizes() == weights[0].sym_sizes() &&
+            (w.sym_size(2) == 1 || w.sym_size(2) == 3) && w.sym_size(0) == weights[0].sym_size(0) &&
+            w.sym_size(1) == weights[0].sym_size(1) &&
+            (!one_size || w.sym_size(2) == weights[0].sym_size(2)) &&
             w.sym_size(0) % kConvolveChannels == 0 && w.sym_size(1) % kConvolveChannels == 0,
         "weights must be [K, C, k, k] with k 1 or 3, K and C multiples of 16, and of ",
-        "one shape, but one has ", w.sym_sizes());
+        one_size ? "one shape" : "one K and C", ", but one has ", w.sym_sizes());
     TORCH_CHECK_TYPE(w.scalar_type() == opmath(like), "weights of a map of ", like.scalar_type(),
                      " must be ", opmath(like), ", but one is ", w.scalar_type());
   }
@@ -33,9 +36,9 @@ void check_weights(const Tensor& like, TensorList weights) {
 
 }  // namespace
 
-void check_convolve(const Tensor& x, TensorList weights) {
+void check_convolve(const Tensor& x, TensorList weights, bool one_size) {
   check_map("x", x);
-  check_weights(x, weights);
+  check_weights(x, weights, one_size);
   TORCH_CHECK_VALUE(weights[0].sym_size(1) == x.sym_size(1), "weights are for ",
                     weights[0].sym_size(1), " channels, but x has ", x.sym_size(1));
 }
@@ -55,9 +58,9 @@ void check_gradients(TensorList grads) {
 
 }  // namespace
 
-void check_convolve_backward_map(TensorList grads, TensorList weights) {
+void check_convolve_backward_map(TensorList grads, TensorList weights, bool one_size) {
   check_gradients(grads);
-  check_weights(grads[0], weights);
+  check_weights(grads[0], weights, one_size);
   TORCH_CHECK_VALUE(
       grads.size() == weights.size() && weights[0].sym_size(0) == grads[0].sym_size(1),
       "there must be one gradient of ", weights[0].sym_size(0), " channels for each weight");

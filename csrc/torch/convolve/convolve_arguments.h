@@ -18,8 +18,8 @@ using at::TensorList;
 constexpr auto kConvolveLayout = at::MemoryFormat::ChannelsLast;
 
 // Nothing here reads data, and shapes may be symbolic.
-void check_convolve(const Tensor& x, TensorList weights);
-void check_convolve_backward_map(TensorList grads, TensorList weights);
+void check_convolve(const Tensor& x, TensorList weights, bool one_size = true);
+void check_convolve_backward_map(TensorList grads, TensorList weights, bool one_size = true);
 void check_convolve_backward_weight(TensorList grads, const Tensor& x, int64_t kernel);
 
 /// Of convolutions of maps like `map`.

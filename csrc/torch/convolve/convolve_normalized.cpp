@@ -1,6 +1,8 @@
 // The operators on convolutions whose results are normalised by the node that receives them: the
 // forward pass takes each result's moments while it is in a cache, and the backward pass forms the
-// gradients that enter it there, from what the node gives: they are never written to memory.
+// gradients that enter it there, from what the node gives: they are never written to memory. 1x1
+// and 3x3 convolutions of a map go together, a group of images after the other: the second kind
+// finds the map, and the gradient of it that the first has begun, in the cache.
 #include <torch/library.h>
 
 #include <optional>
@@ -19,30 +21,72 @@ namespace {
 /// cache.
 constexpr int64_t kGroupBytes = 384 * 1024;
 
+/// Those of several convolutions of a map whose kernels are of one size.
+struct Kind {
+  ConvolveArgs args;
+  std::vector<size_t> places;  ///< among all
+  std::vector<Tensor> weights;
+
+  /// What is theirs of what all have.
+  template <class V>
+  std::vector<V> of(const std::vector<V>& all) const {
+    std::vector<V> found;
+    for (const size_t place : places) found.push_back(all[place]);
+    return found;
+  }
+
+  /// For some of the images.
+  ConvolveArgs some(int64_t images) const {
+    ConvolveArgs found = args;
+    found.images = images;
+    return found;
+  }
+};
+
+/// 3x3 ones come first: the others can add to the gradient of the map that they write.
+std::vector<Kind> by_kernel(const Tensor& map, int64_t inputs, int64_t outputs,
+                            TensorList weights) {
+  std::vector<Kind> kinds;
+  for (const int64_t kernel : {3, 1}) {
+    Kind kind;
+    for (const auto e : c10::irange(weights.size())) {
+      if (weights[e].size(2) != kernel) continue;
+      kind.places.push_back(e);
+      kind.weights.push_back(weights[e]);
+    }
+    if (kind.places.empty()) continue;
+    kind.args = convolve_arguments(map, inputs, outputs, kind.places.size(), kernel);
+    kinds.push_back(std::move(kind));
+  }
+  return kinds;
+}
+
 /// The images shared out over the threads, and each thread's into groups.
 struct Groups {
-  ConvolveArgs args;
-  int64_t most;   ///< images in a group
-  int64_t parts;  ///< one a thread
+  int64_t images;
+  int64_t pixels;  ///< of an image
+  int64_t edges;   ///< of the kind that has most
+  int64_t most;    ///< images in a group
+  int64_t parts;   ///< one a thread
 
-  Groups(const ConvolveArgs& all, int64_t element_bytes)
-      : args(all), parts(std::clamp<int64_t>(all.images, 1, at::get_num_threads())) {
-    const int64_t image = pixels() * args.outputs * args.edges * element_bytes;
+  Groups(const std::vector<Kind>& kinds, int64_t element_bytes)
+      : images(kinds[0].args.images),
+        pixels(kinds[0].args.height * kinds[0].args.width),
+        edges(std::max(kinds.front().args.edges, kinds.back().args.edges)),
+        parts(std::clamp<int64_t>(images, 1, at::get_num_threads())) {
+    const int64_t image = pixels * kinds[0].args.outputs * edges * element_bytes;
     most = std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, image));
   }
 
-  int64_t pixels() const { return args.height * args.width; }
-
-  /// f(part, first image, arguments of the images from there on, how many images come next)
+  /// f(part, first image, how many, how many come next)
   template <class F>
   void parallel(const F& f) const {
     at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
-        const int64_t last = args.images * (part + 1) / parts;
-        ConvolveArgs some = args;
-        for (int64_t i = args.images * part / parts; i < last; i += most) {
-          some.images = std::min(most, last - i);
-          f(part, i, some, std::min(most, last - i - some.images));
+        const int64_t last = images * (part + 1) / parts;
+        for (int64_t i = images * part / parts; i < last; i += most) {
+          const int64_t count = std::min(most, last - i);
+          f(part, i, count, std::min(most, last - i - count));
         }
       }
     });
@@ -82,50 +126,68 @@ void check_edges(size_t edges) {
 at::TensorOptions of_moments(const Tensor& x) { return x.options().dtype(at::kDouble); }
 
 std::tuple<std::vector<Tensor>, Tensor> forward_cpu(const Tensor& given, TensorList weights) {
-  check_convolve(given, weights);
+  check_convolve(given, weights, false);
   check_edges(weights.size());
   const Tensor x = given.contiguous(kConvolveLayout);
-  const auto args =
-      convolve_arguments(x, x.size(1), weights[0].size(0), weights.size(), weights[0].size(2));
+  const int64_t inputs = x.size(1), outputs = weights[0].size(0);
   const auto bytes = static_cast<int64_t>(x.element_size());
-  const Tensor packed = pack_kernels(args, x, weights, false);
-  Made y(weights.size(), {args.images, args.outputs, args.height, args.width}, x.options());
-  const Groups groups(args, bytes);
-  const int64_t values = args.edges * args.outputs;
-  std::vector<double> partials(static_cast<size_t>(groups.parts * 2 * values));
-  std::vector<int64_t> seen(static_cast<size_t>(groups.parts));
-  groups.parallel([&](int64_t part, int64_t first, const ConvolveArgs& some, int64_t more) {
-    const int64_t from = first * groups.pixels() * bytes;
-    const std::vector<void*> to = after(y.data, from * args.outputs);
-    const void* const given_here = after(x.const_data_ptr(), from * args.inputs);
-    const int64_t image = groups.pixels() * bytes * args.inputs;
-    convolve_forward_cpu(some, given_here, packed.const_data_ptr(), to.data(), 0, some.tiles(),
-                         {&given_here, 1, some.images * image, more * image});
-    const auto maps = normalized_maps(some, to.data(), args.edges);
-    mixture_statistics_cpu(maps, partials.data() + part * 2 * values, seen[part], 0, maps.pixels);
-    seen[part] += maps.pixels;
-  });
-  Tensor moments = at::empty({args.edges, 2, args.outputs}, of_moments(x));
-  double* const to = moments.mutable_data_ptr<double>();
-  for (int64_t i = 0; i < values; ++i) {
-    Moments total{0.0, 0.0, 0.0};
-    for (int64_t part = 0; part < groups.parts; ++part) {
-      const double* const from = partials.data() + part * 2 * values + i;
-      total.merge({static_cast<double>(seen[part]), from[0], from[values]});
-    }
-    double* const edge = to + i / args.outputs * 2 * args.outputs + i % args.outputs;
-    edge[0] = total.mean;
-    edge[args.outputs] = total.m2;
+  const std::vector<Kind> kinds = by_kernel(x, inputs, outputs, weights);
+  const Groups groups(kinds, bytes);
+  const Made y(weights.size(), {x.size(0), outputs, x.size(2), x.size(3)}, x.options());
+  struct State {
+    Tensor packed;
+    std::vector<double> partials;  ///< [parts, 2, edges, channels]
+    std::vector<int64_t> seen;     ///< [parts], pixels
+  };
+  std::vector<State> states;
+  for (const Kind& kind : kinds) {
+    const int64_t values = groups.parts * 2 * kind.args.edges * outputs;
+    states.push_back({pack_kernels(kind.args, x, kind.weights, false),
+                      std::vector<double>(static_cast<size_t>(values)),
+                      std::vector<int64_t>(static_cast<size_t>(groups.parts))});
   }
-  return {std::move(y.tensors), std::move(moments)};
+  groups.parallel([&](int64_t part, int64_t first, int64_t count, int64_t more) {
+    const int64_t from = first * groups.pixels * bytes;
+    const void* const here = after(x.const_data_ptr(), from * inputs);
+    const int64_t image = groups.pixels * bytes * inputs;
+    for (const auto k : c10::irange(kinds.size())) {
+      State& state = states[k];
+      const ConvolveArgs some = kinds[k].some(count);
+      const std::vector<void*> to = after(kinds[k].of(y.data), from * outputs);
+      convolve_forward_cpu(some, here, state.packed.const_data_ptr(), to.data(), 0, some.tiles(),
+                           {&here, 1, count * image, more * image});
+      const auto maps = normalized_maps(some, to.data(), some.edges);
+      int64_t& seen = state.seen[static_cast<size_t>(part)];
+      mixture_statistics_cpu(maps, state.partials.data() + part * 2 * some.edges * outputs, seen, 0,
+                             maps.pixels);
+      seen += maps.pixels;
+    }
+  });
+  Tensor moments = at::empty({static_cast<int64_t>(weights.size()), 2, outputs}, of_moments(x));
+  for (const auto k : c10::irange(kinds.size())) {
+    const int64_t values = kinds[k].args.edges * outputs;
+    for (int64_t i = 0; i < values; ++i) {
+      Moments total{0.0, 0.0, 0.0};
+      for (int64_t part = 0; part < groups.parts; ++part) {
+        const double* const from = states[k].partials.data() + part * 2 * values + i;
+        total.merge({static_cast<double>(states[k].seen[static_cast<size_t>(part)]), from[0],
+                     from[values]});
+      }
+      const auto edge = static_cast<int64_t>(kinds[k].places[static_cast<size_t>(i / outputs)]);
+      double* const to = moments.mutable_data_ptr<double>() + edge * 2 * outputs + i % outputs;
+      to[0] = total.mean;
+      to[outputs] = total.m2;
+    }
+  }
+  return {y.tensors, std::move(moments)};
 }
 
 void check_backward(TensorList grads, TensorList maps, TensorList lines,
                     const std::optional<Tensor>& x, TensorList weights) {
-  check_convolve_backward_map(grads, weights);
+  check_convolve_backward_map(grads, weights, false);
   check_edges(grads.size());
   if (x.has_value()) {
-    check_convolve_backward_weight(grads, *x, weights[0].size(2));
+    check_convolve_backward_weight(grads, *x, 1);
     TORCH_CHECK_VALUE(x->sym_size(1) == weights[0].sym_size(1), "weights are for ",
                       weights[0].sym_size(1), " channels, but x has ", x->sym_size(1));
   }
@@ -161,6 +223,39 @@ void write_gradients(const MixtureArgs& args, const std::vector<Tensor>& lines,
   }
 }
 
+/// For fewer images than threads, which share the pixels instead.
+std::tuple<Tensor, std::vector<Tensor>> backward_of_few(const Held& grads, const Held& maps,
+                                                        const std::vector<Tensor>& lines,
+                                                        const std::optional<Tensor>& x,
+                                                        const std::vector<Kind>& kinds,
+                                                        bool need_map) {
+  const Tensor& g = grads.tensors[0];
+  const Made written(grads.tensors.size(), g.sizes(), g.options());
+  ConvolveArgs args = kinds[0].args;
+  args.edges = static_cast<int64_t>(grads.tensors.size());
+  const auto all = normalized_maps(args, maps.data.data(), args.edges);
+  at::parallel_for(0, all.pixels, 1024, [&](int64_t begin, int64_t end) {
+    write_gradients(all, lines, grads.data, written.data, begin, end);
+  });
+  Tensor grad_map;
+  std::vector<Tensor> grad_weights(x ? grads.tensors.size() : 0);
+  for (const Kind& kind : kinds) {
+    const std::vector<Tensor> of_kind = kind.of(written.tensors);
+    if (need_map) {
+      const Tensor part = convolve_backward_map(of_kind, kind.weights);
+      grad_map = grad_map.defined() ? grad_map.add_(part) : part;
+    }
+    if (!x) continue;
+    const std::vector<Tensor> found = convolve_backward_weight(of_kind, *x, kind.args.kernel);
+    for (const auto i : c10::irange(found.size())) grad_weights[kind.places[i]] = found[i];
+  }
+  if (!need_map) {
+    grad_map = at::empty({0, args.inputs, args.height, args.width},
+                         g.options().memory_format(kConvolveLayout));
+  }
+  return {std::move(grad_map), std::move(grad_weights)};
+}
+
 std::tuple<Tensor, std::vector<Tensor>> backward_cpu(TensorList given_grads, TensorList given_maps,
                                                      TensorList given_lines,
                                                      const std::optional<Tensor>& given_x,
@@ -170,68 +265,78 @@ std::tuple<Tensor, std::vector<Tensor>> backward_cpu(TensorList given_grads, Ten
   std::vector<Tensor> lines;
   for (const Tensor& line : given_lines) lines.push_back(line.contiguous());
   const Tensor& g = grads.tensors[0];
-  const auto args =
-      convolve_arguments(g, weights[0].size(1), g.size(1), weights.size(), weights[0].size(2));
+  const int64_t inputs = weights[0].size(1), outputs = g.size(1);
   const auto bytes = static_cast<int64_t>(g.element_size());
-  const Groups groups(args, bytes);
-  if (args.images < at::get_num_threads()) {  // too few groups: the threads share the pixels
-    const Tensor nothing = at::empty({0, args.inputs, args.height, args.width},
-                                     g.options().memory_format(kConvolveLayout));
-    const Made written(weights.size(), g.sizes(), g.options());
-    const auto all = normalized_maps(args, maps.data.data(), args.edges);
-    at::parallel_for(0, all.pixels, 1024, [&](int64_t begin, int64_t end) {
-      write_gradients(all, lines, grads.data, written.data, begin, end);
-    });
-    return {need_map ? convolve_backward_map(written.tensors, weights) : nothing,
-            given_x ? convolve_backward_weight(written.tensors, *given_x, args.kernel)
-                    : std::vector<Tensor>()};
+  const std::vector<Kind> kinds = by_kernel(g, inputs, outputs, weights);
+  if (g.size(0) < at::get_num_threads()) {
+    return backward_of_few(grads, maps, lines, given_x, kinds, need_map);
   }
+  const Groups groups(kinds, bytes);
   const Tensor x = given_x ? given_x->contiguous(kConvolveLayout) : Tensor();
-  const Tensor packed = need_map ? pack_kernels(args, g, weights, true) : Tensor();
-  Tensor grad_map = at::empty({need_map ? args.images : 0, args.inputs, args.height, args.width},
+  Tensor grad_map = at::empty({need_map ? g.size(0) : 0, inputs, g.size(2), g.size(3)},
                               g.options().memory_format(kConvolveLayout));
-  Tensor sums = at::zeros({groups.parts, x.defined() ? args.kernel_values() : 0},
-                          g.options().dtype(opmath(g)));
-  const int64_t sums_bytes = sums.size(1) * static_cast<int64_t>(sums.element_size());
   void* const to_map = grad_map.mutable_data_ptr();
-  void* const to_sums = sums.mutable_data_ptr();
-  const int64_t map_bytes = groups.most * groups.pixels() * args.outputs * bytes;
+  struct State {
+    Tensor packed;
+    Tensor sums;
+    void* to_sums;
+    int64_t sums_bytes;  ///< of a part
+  };
+  std::vector<State> states;
+  for (const Kind& kind : kinds) {
+    Tensor sums = at::zeros({groups.parts, x.defined() ? kind.args.kernel_values() : 0},
+                            g.options().dtype(opmath(g)));
+    void* const to_sums = sums.mutable_data_ptr();
+    const int64_t sums_bytes = sums.size(1) * static_cast<int64_t>(sums.element_size());
+    states.push_back({need_map ? pack_kernels(kind.args, g, kind.weights, true) : Tensor(),
+                      std::move(sums), to_sums, sums_bytes});
+  }
+  const int64_t map_bytes = groups.most * groups.pixels * outputs * bytes;
   const Tensor scratch =
-      at::empty({groups.parts, args.edges * map_bytes}, g.options().dtype(at::kByte));
+      at::empty({groups.parts, groups.edges * map_bytes}, g.options().dtype(at::kByte));
   void* const to_scratch = scratch.mutable_data_ptr();
-  groups.parallel([&](int64_t part, int64_t first, const ConvolveArgs& some, int64_t more) {
-    const int64_t from = first * groups.pixels() * bytes;
+  groups.parallel([&](int64_t part, int64_t first, int64_t count, int64_t more) {
+    const int64_t from = first * groups.pixels * bytes;
+    const int64_t image = groups.pixels * bytes;
     std::vector<void*> written;
-    for (int64_t e = 0; e < args.edges; ++e) {
-      written.push_back(after(to_scratch, (part * args.edges + e) * map_bytes));
+    for (int64_t e = 0; e < groups.edges; ++e) {
+      written.push_back(after(to_scratch, (part * groups.edges + e) * map_bytes));
     }
-    const std::vector<const void*> y = after(maps.data, from * args.outputs);
-    const std::vector<const void*> of_y = after(grads.data, from * args.outputs);
-    const auto here = normalized_maps(some, y.data(), args.edges);
-    write_gradients(here, lines, of_y, written, 0, here.pixels);
-    std::vector<const void*> read = y;
-    read.insert(read.end(), of_y.begin(), of_y.end());
-    const int64_t image = groups.pixels() * bytes * args.outputs;
-    const ConvolveAhead next{read.data(), static_cast<int64_t>(read.size()), some.images * image,
-                             more * image};
-    const void* const x_here =
-        x.defined() ? after(x.const_data_ptr(), from * args.inputs) : nullptr;
-    if (need_map) {
-      const ConvolveAhead now{&x_here, 1, 0, some.images * groups.pixels() * bytes * args.inputs};
-      convolve_backward_map_cpu(some, written.data(), packed.const_data_ptr(),
-                                after(to_map, from * args.inputs), 0, some.tiles(),
-                                x.defined() ? now : next);
-    }
-    if (x.defined()) {
-      convolve_backward_weight_cpu(some, written.data(), x_here, after(to_sums, part * sums_bytes),
-                                   0, some.tiles(), next);
+    const void* const x_here = x.defined() ? after(x.const_data_ptr(), from * inputs) : nullptr;
+    for (const auto k : c10::irange(kinds.size())) {
+      const State& state = states[k];
+      ConvolveArgs some = kinds[k].some(count);
+      some.adds = k > 0;
+      const std::vector<const void*> of_y = after(kinds[k].of(grads.data), from * outputs);
+      std::vector<const void*> read = after(kinds[k].of(maps.data), from * outputs);
+      const auto here = normalized_maps(some, read.data(), some.edges);
+      write_gradients(here, kinds[k].of(lines), of_y, written, 0, here.pixels);
+      read.insert(read.end(), of_y.begin(), of_y.end());
+      const ConvolveAhead next{read.data(), static_cast<int64_t>(read.size()),
+                               count * image * outputs, more * image * outputs};
+      if (need_map) {
+        const ConvolveAhead now{&x_here, 1, 0, count * image * inputs};
+        convolve_backward_map_cpu(some, written.data(), state.packed.const_data_ptr(),
+                                  after(to_map, from * inputs), 0, some.tiles(),
+                                  x.defined() ? now : next);
+      }
+      if (x.defined()) {
+        convolve_backward_weight_cpu(some, written.data(), x_here,
+                                     after(state.to_sums, part * state.sums_bytes), 0, some.tiles(),
+                                     next);
+      }
     }
   });
-  return {std::move(grad_map), x.defined() ? merged_weights(args, sums) : std::vector<Tensor>()};
+  std::vector<Tensor> grad_weights(x.defined() ? weights.size() : 0);
+  for (const auto k : c10::irange(x.defined() ? kinds.size() : 0)) {
+    const std::vector<Tensor> found = merged_weights(kinds[k].args, states[k].sums);
+    for (const auto i : c10::irange(found.size())) grad_weights[kinds[k].places[i]] = found[i];
+  }
+  return {std::move(grad_map), std::move(grad_weights)};
 }
 
 std::tuple<std::vector<Tensor>, Tensor> forward_meta(const Tensor& x, TensorList weights) {
-  check_convolve(x, weights);
+  check_convolve(x, weights, false);
   check_edges(weights.size());
   std::vector<Tensor> y;
   for (const Tensor& w : weights) y.push_back(empty_map(x, w.sym_size(0)));

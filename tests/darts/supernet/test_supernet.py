@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -214,8 +215,17 @@ def test_float32_is_within_1e_5_of_float64(name: str) -> None:
     """Or within twice the rounding of the conventional network.
 
     Max pooling and ReLUs have kinks, at which rounding can turn a gradient to the other side in
-    either network; on the DARTS space, which has most of them, only the logits are compared.
+    either network: it does so on one batch of five, and the median of three counts. On the DARTS
+    space, which has most kinks, only the logits are compared.
     """
+    draws = [roundings(name) for _ in range(3)]
+    for key in draws[0]:
+        theirs, ours = (statistics.median(d[key][i] for d in draws) for i in range(2))
+        assert ours <= max(1e-5, 2 * theirs), f"{key}: {ours:.1e} against {theirs:.1e}"
+
+
+def roundings(name: str) -> dict[str, tuple[float, float]]:
+    """How far the conventional network and ours are from float64, for each result of a step."""
     space = SPACES[name]
     exact, net = make_pair(space)
     batch = make_batch(torch.float64, n=16, size=16)
@@ -236,10 +246,13 @@ def test_float32_is_within_1e_5_of_float64(name: str) -> None:
         found[key] |= {n: named[n] for n, _ in exact.named_parameters()}
         if name == "darts":
             found[key] = {"logits": logits}
-    for key, truth in found["exact"].items():
-        rounding = deviation(found["theirs"][key].double(), truth)
-        ours = deviation(found["ours"][key].double(), truth)
-        assert ours <= max(1e-5, 2 * rounding), f"{key}: {ours:.1e} against {rounding:.1e}"
+    return {
+        key: (
+            deviation(found["theirs"][key].double(), truth),
+            deviation(found["ours"][key].double(), truth),
+        )
+        for key, truth in found["exact"].items()
+    }
 
 
 @pytest.mark.parametrize("track", [True, False], ids=["track", "batch"])
