@@ -54,13 +54,16 @@ struct ConvolveArgs {
 void convolve_pack_cpu(const ConvolveArgs& args, const void* const* weights, bool backward,
                        void* packed, int64_t begin, int64_t end);
 
-/// What the caller will read next, to be fetched from memory during the 3x3 convolutions' products:
-/// `bytes` after `offset` of each map. Nothing is read of it, so it need not exist.
+struct ConvolveMemory {
+  const void* data;
+  int64_t bytes;
+};
+
+/// What the caller will read or write next, to be fetched from memory during the 3x3 convolutions'
+/// products. Nothing is read of it, so it need not exist.
 struct ConvolveAhead {
-  const void* const* maps = nullptr;
+  const ConvolveMemory* parts = nullptr;
   int64_t count = 0;
-  int64_t offset = 0;
-  int64_t bytes = 0;
 };
 
 /// Tiles [begin, end) of every y.

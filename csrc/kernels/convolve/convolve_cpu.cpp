@@ -114,12 +114,9 @@ void winograd(const ConvolveArgs& args, const Group<P>& inputs, const T* packed,
     for (int64_t first = begin; first < end; first += kBlock) {
       const int64_t n = std::min(kBlock, end - first);
       transform_inputs(args, inputs, first, n, transformed);
-      const ConvolveAhead to_write = memory_of<T>(args, outputs, first, n);
-      const ConvolveAhead next =
-          memory_of<T>(args, inputs, first + n, std::min(kBlock, end - first - n));
       const auto before = [&](int64_t i, int64_t of) __attribute__((always_inline)) {
-        ask_for(to_write, i, i + 1, of);
-        ask_for(next, i, i + 1, of);
+        ask_for<T>(args, outputs, first, n, i, of);
+        ask_for<T>(args, inputs, first + n, std::min(kBlock, end - first - n), i, of);
         ask_for(ahead, (first - begin) * of + n * i, (first - begin) * of + n * (i + 1),
                 (end - begin) * of);
       };
@@ -244,11 +241,9 @@ void winograd_backward_weight(const ConvolveArgs& args, const Group<const void*>
       transform_inputs(args, x, first, n, inputs);
       transform_gradients(args, grads, first, n, gradients);
       const int64_t more = std::min(kTiles, end - first - n);
-      const ConvolveAhead next_x = memory_of<T>(args, x, first + n, more);
-      const ConvolveAhead next_grads = memory_of<T>(args, grads, first + n, more);
       for (int point = 0; point < kPoints<T>; ++point) {
-        ask_for(next_x, point, point + 1, kPoints<T>);
-        ask_for(next_grads, point, point + 1, kPoints<T>);
+        ask_for<T>(args, x, first + n, more, point, kPoints<T>);
+        ask_for<T>(args, grads, first + n, more, point, kPoints<T>);
         ask_for(ahead, (first - begin) * kPoints<T> + n * point,
                 (first - begin) * kPoints<T> + n * (point + 1), (end - begin) * kPoints<T>);
         add_outer_products<T, registers.value>(inputs.data + point * inputs.step(), rows,

@@ -114,29 +114,31 @@ SNSOFTMAX_INLINE void each_map(const Group<P>& group, const F& f) {
   for (int64_t m = 0; m < group.count; ++m) f(group.maps[m], m * group.channels);
 }
 
-/// Asks memory for parts [begin, end) of `of` of what is ahead: while products are made it has
+/// Asks memory for shares [begin, end) of `of` of what is ahead: while products are made it has
 /// nothing else to do, and whoever reads or writes that next would wait for each line.
-SNSOFTMAX_INLINE void ask_for(const ConvolveAhead& ahead, int64_t begin, int64_t end, int64_t of) {
+SNSOFTMAX_INLINE void ask_for(const ConvolveMemory& ahead, int64_t begin, int64_t end, int64_t of) {
   constexpr int64_t kLine = 64;  // bytes
   const int64_t lines = ahead.bytes / kLine;
-  for (int64_t m = 0; m < ahead.count; ++m) {
-    const char* const map = static_cast<const char*>(ahead.maps[m]) + ahead.offset;
-    for (int64_t l = lines * begin / of; l < lines * end / of; ++l) prefetch(map + l * kLine);
-  }
+  const char* const data = static_cast<const char*>(ahead.data);
+  for (int64_t l = lines * begin / of; l < lines * end / of; ++l) prefetch(data + l * kLine);
+}
+SNSOFTMAX_INLINE void ask_for(const ConvolveAhead& ahead, int64_t begin, int64_t end, int64_t of) {
+  for (int64_t i = 0; i < ahead.count; ++i) ask_for(ahead.parts[i], begin, end, of);
 }
 
-/// The memory of n tiles from `first`, with the rows that they begin.
+/// The i-th share of `of` of n tiles from `first`, with the rows of pixels that they begin.
 template <class T, class P>
-SNSOFTMAX_INLINE ConvolveAhead memory_of(const ConvolveArgs& args, const Group<P>& group,
-                                         int64_t first, int64_t n) {
+SNSOFTMAX_INLINE void ask_for(const ConvolveArgs& args, const Group<P>& group, int64_t first,
+                              int64_t n, int64_t i, int64_t of) {
   const auto bytes_before = [&](int64_t tile) __attribute__((always_inline)) {
     const int64_t row = tile / args.across() / args.down() * args.height +
                         tile / args.across() % args.down() * kSide<T>;
     return row * args.width * group.channels * static_cast<int64_t>(sizeof(T));
   };
-  const int64_t offset = bytes_before(first);
-  return {const_cast<const void* const*>(group.maps), group.count, offset,
-          bytes_before(first + n) - offset};
+  const int64_t begin = bytes_before(first), end = bytes_before(first + n);
+  each_map(group, [&](const void* map, int64_t) __attribute__((always_inline)) {
+    ask_for({static_cast<const char*>(map) + begin, end - begin}, i, i + 1, of);
+  });
 }
 
 /// to[point][tile][column] = B^T d B of `n` tiles from `first`.

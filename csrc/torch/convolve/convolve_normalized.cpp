@@ -19,7 +19,7 @@ namespace {
 
 /// Bytes of the results of a group of images, or of their gradients, that stay in the second-level
 /// cache.
-constexpr int64_t kGroupBytes = 384 * 1024;
+constexpr int64_t kGroupBytes = 192 * 1024;
 
 /// Those of several convolutions of a map whose kernels are of one size.
 struct Kind {
@@ -106,6 +106,22 @@ std::vector<P> after(const std::vector<P>& data, int64_t bytes) {
   return moved;
 }
 
+/// `bytes` of each map.
+template <class P>
+std::vector<ConvolveMemory> memory_of(const std::vector<P>& maps, int64_t bytes) {
+  std::vector<ConvolveMemory> found;
+  for (P map : maps) found.push_back({map, bytes});
+  return found;
+}
+
+void append(std::vector<ConvolveMemory>& to, const std::vector<ConvolveMemory>& more) {
+  to.insert(to.end(), more.begin(), more.end());
+}
+
+ConvolveAhead ahead(const std::vector<ConvolveMemory>& parts) {
+  return {parts.data(), static_cast<int64_t>(parts.size())};
+}
+
 MixtureArgs normalized_maps(const ConvolveArgs& args, const void* const* maps, int64_t count) {
   MixtureArgs found;
   found.dtype = args.dtype;
@@ -149,13 +165,19 @@ std::tuple<std::vector<Tensor>, Tensor> forward_cpu(const Tensor& given, TensorL
   groups.parallel([&](int64_t part, int64_t first, int64_t count, int64_t more) {
     const int64_t from = first * groups.pixels * bytes;
     const void* const here = after(x.const_data_ptr(), from * inputs);
-    const int64_t image = groups.pixels * bytes * inputs;
+    const int64_t image = groups.pixels * bytes;
     for (const auto k : c10::irange(kinds.size())) {
       State& state = states[k];
       const ConvolveArgs some = kinds[k].some(count);
       const std::vector<void*> to = after(kinds[k].of(y.data), from * outputs);
+      std::vector<ConvolveMemory> next{
+          {after(here, count * image * inputs), more * image * inputs}};
+      if (k + 1 < kinds.size()) {
+        append(next,
+               memory_of(after(kinds[k + 1].of(y.data), from * outputs), count * image * outputs));
+      }
       convolve_forward_cpu(some, here, state.packed.const_data_ptr(), to.data(), 0, some.tiles(),
-                           {&here, 1, count * image, more * image});
+                           ahead(next));
       const auto maps = normalized_maps(some, to.data(), some.edges);
       int64_t& seen = state.seen[static_cast<size_t>(part)];
       mixture_statistics_cpu(maps, state.partials.data() + part * 2 * some.edges * outputs, seen, 0,
@@ -308,22 +330,26 @@ std::tuple<Tensor, std::vector<Tensor>> backward_cpu(TensorList given_grads, Ten
       ConvolveArgs some = kinds[k].some(count);
       some.adds = k > 0;
       const std::vector<const void*> of_y = after(kinds[k].of(grads.data), from * outputs);
-      std::vector<const void*> read = after(kinds[k].of(maps.data), from * outputs);
+      const std::vector<const void*> read = after(kinds[k].of(maps.data), from * outputs);
       const auto here = normalized_maps(some, read.data(), some.edges);
       write_gradients(here, kinds[k].of(lines), of_y, written, 0, here.pixels);
-      read.insert(read.end(), of_y.begin(), of_y.end());
-      const ConvolveAhead next{read.data(), static_cast<int64_t>(read.size()),
-                               count * image * outputs, more * image * outputs};
+      std::vector<ConvolveMemory> soon{{x_here, x.defined() ? count * image * inputs : 0}};
+      if (k + 1 < kinds.size()) {
+        append(soon, memory_of(after(kinds[k + 1].of(maps.data), from * outputs),
+                               count * image * outputs));
+      }
+      const int64_t then = (first + count) * image * outputs;
+      std::vector<ConvolveMemory> later =
+          memory_of(after(kinds[0].of(grads.data), then), more * image * outputs);
+      append(later, memory_of(after(kinds[0].of(maps.data), then), more * image * outputs));
       if (need_map) {
-        const ConvolveAhead now{&x_here, 1, 0, count * image * inputs};
         convolve_backward_map_cpu(some, written.data(), state.packed.const_data_ptr(),
-                                  after(to_map, from * inputs), 0, some.tiles(),
-                                  x.defined() ? now : next);
+                                  after(to_map, from * inputs), 0, some.tiles(), ahead(soon));
       }
       if (x.defined()) {
         convolve_backward_weight_cpu(some, written.data(), x_here,
                                      after(state.to_sums, part * state.sums_bytes), 0, some.tiles(),
-                                     next);
+                                     ahead(later));
       }
     }
   });
