@@ -292,6 +292,21 @@ def test_what_it_can_convolve() -> None:
     assert not convolves(x.to("meta"), weight.to("meta"))
 
 
+def test_more_convolutions_than_one_size_may_have() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 3, 3, requires_grad=True)
+    weights = [torch.randn(16, 16, k, k) for k in (1, 3) for _ in range(40)]
+    gradient, line = torch.randn(1, 16, 3, 3), torch.randn(4, 16)
+    with threads(2):  # more than images
+        found = convolve_to_normalize(x, weights, True)
+        read = sum(Reader.apply(y, to, gradient, line) for y, _, to in found)
+        (ours,) = torch.autograd.grad(read, [x])
+    plain = [convolve(x, [w])[0] for w in weights]
+    grads = [on_line(line, gradient, y.detach()).float() for y in plain]
+    (theirs,) = torch.autograd.grad(plain, [x], grads)
+    close(ours, theirs.double(), torch.float32)
+
+
 def test_empty_batch() -> None:
     x = torch.randn(0, 16, 4, 4, requires_grad=True)
     weight = torch.randn(16, 16, 3, 3, requires_grad=True)

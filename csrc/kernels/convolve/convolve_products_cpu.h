@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 
 #include "common/vec.h"
@@ -51,6 +52,22 @@ SNSOFTMAX_INLINE void put_second(BFloat16* to, VecF second) {
   std::memcpy(&first, to, sizeof first);
   const VecU pairs = bfloat16_pairs(first, second);
   std::memcpy(to, &pairs, sizeof pairs);
+}
+
+/// `channels` channels of each of several maps, side by side.
+template <class P>
+struct Group {
+  P const* maps;
+  int64_t count;
+  int64_t channels;
+
+  int64_t width() const { return count * channels; }
+};
+
+/// Calls f(map, its first column) for each map.
+template <class P, class F>
+SNSOFTMAX_INLINE void each_map(const Group<P>& group, const F& f) {
+  for (int64_t m = 0; m < group.count; ++m) f(group.maps[m], m * group.channels);
 }
 
 /// R rows of V registers of a product of matrices of T.
@@ -133,6 +150,27 @@ template <class T>
 SNSOFTMAX_INLINE int64_t packed_index(int64_t depth, int64_t width, int64_t row, int64_t column) {
   const int64_t line = (column / width * depth + row / kPair<T> * kPair<T>)*width;
   return line + column % width * kPair<T> + row % kPair<T>;
+}
+
+/// Memory that nothing is in yet.
+template <class T>
+std::unique_ptr<T[]> scratch(int64_t count) {
+  return std::unique_ptr<T[]>(new T[static_cast<size_t>(count)]);
+}
+
+/// c[rows, columns] += sum over `steps` of a[step, rows] b[step, columns], pairs of steps beside
+/// each other.
+template <class T, int V>
+void add_outer_products(const T* a, int64_t rows, const T* b, int64_t b_width, int64_t columns,
+                        int64_t steps, Scalar<T>* c, int64_t c_row) {
+  constexpr int64_t kP = kPair<T>;
+  for (int64_t k = 0; k < columns; k += V * kLanes<T>) {
+    for (int64_t r = 0; r < rows; r += kRows<V>) {
+      Sums<T, V> sums(c + r * c_row + k, c_row);
+      sums.add(a + r * kP, kP, rows * kP, b + k * kP, b_width * kP, (steps + kP - 1) / kP);
+      sums.put(c + r * c_row + k, c_row);
+    }
+  }
 }
 
 }  // namespace SNSOFTMAX_CAPABILITY

@@ -30,16 +30,6 @@ constexpr bool kFolded = std::is_same_v<T, BFloat16>;
 /// tile would compete for the same sets of the first-level cache.
 constexpr int64_t matrix_step(int64_t tiles, int64_t width) { return tiles * width + 16; }
 
-/// `channels` channels of each of several maps, side by side.
-template <class P>
-struct Group {
-  P const* maps;
-  int64_t count;
-  int64_t channels;
-
-  int64_t width() const { return count * channels; }
-};
-
 /// Where a tile lies: its first output pixel.
 template <int kSide>
 struct Tile {
@@ -107,12 +97,6 @@ struct Transformed {
     return data + kSpan<T> * i * step() + (b / kTiles * width + column) * kTiles;
   }
 };
-
-/// Calls f(map, its first column) for each map.
-template <class P, class F>
-SNSOFTMAX_INLINE void each_map(const Group<P>& group, const F& f) {
-  for (int64_t m = 0; m < group.count; ++m) f(group.maps[m], m * group.channels);
-}
 
 /// Asks memory for shares [begin, end) of `of` of what is ahead: while products are made it has
 /// nothing else to do, and whoever reads or writes that next would wait for each line.

@@ -10,117 +10,13 @@
 #include <utility>
 
 #include "convolve_arguments.h"
+#include "convolve_groups.h"
 #include "mixture/mixture.h"
 #include "mixture/mixture_math.h"
 
 namespace snsoftmax {
 
 namespace {
-
-/// Bytes of the results of a group of images, or of their gradients, that stay in the second-level
-/// cache.
-constexpr int64_t kGroupBytes = 192 * 1024;
-
-/// Those of several convolutions of a map whose kernels are of one size.
-struct Kind {
-  ConvolveArgs args;
-  std::vector<size_t> places;  ///< among all
-  std::vector<Tensor> weights;
-
-  /// What is theirs of what all have.
-  template <class V>
-  std::vector<V> of(const std::vector<V>& all) const {
-    std::vector<V> found;
-    for (const size_t place : places) found.push_back(all[place]);
-    return found;
-  }
-
-  /// For some of the images.
-  ConvolveArgs some(int64_t images) const {
-    ConvolveArgs found = args;
-    found.images = images;
-    return found;
-  }
-};
-
-/// 3x3 ones come first: the others can add to the gradient of the map that they write.
-std::vector<Kind> by_kernel(const Tensor& map, int64_t inputs, int64_t outputs,
-                            TensorList weights) {
-  std::vector<Kind> kinds;
-  for (const int64_t kernel : {3, 1}) {
-    Kind kind;
-    for (const auto e : c10::irange(weights.size())) {
-      if (weights[e].size(2) != kernel) continue;
-      kind.places.push_back(e);
-      kind.weights.push_back(weights[e]);
-    }
-    if (kind.places.empty()) continue;
-    kind.args = convolve_arguments(map, inputs, outputs, kind.places.size(), kernel);
-    kinds.push_back(std::move(kind));
-  }
-  return kinds;
-}
-
-/// The images shared out over the threads, and each thread's into groups.
-struct Groups {
-  int64_t images;
-  int64_t pixels;  ///< of an image
-  int64_t edges;   ///< of the kind that has most
-  int64_t most;    ///< images in a group
-  int64_t parts;   ///< one a thread
-
-  Groups(const std::vector<Kind>& kinds, int64_t element_bytes)
-      : images(kinds[0].args.images),
-        pixels(kinds[0].args.height * kinds[0].args.width),
-        edges(std::max(kinds.front().args.edges, kinds.back().args.edges)),
-        parts(std::clamp<int64_t>(images, 1, at::get_num_threads())) {
-    const int64_t image = pixels * kinds[0].args.outputs * edges * element_bytes;
-    most = std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, image));
-  }
-
-  /// f(part, first image, how many, how many come next)
-  template <class F>
-  void parallel(const F& f) const {
-    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) {
-        const int64_t last = images * (part + 1) / parts;
-        for (int64_t i = images * part / parts; i < last; i += most) {
-          const int64_t count = std::min(most, last - i);
-          f(part, i, count, std::min(most, last - i - count));
-        }
-      }
-    });
-  }
-};
-
-const void* after(const void* data, int64_t bytes) {
-  return static_cast<const char*>(data) + bytes;
-}
-void* after(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
-
-/// `data` of several maps, `bytes` further on.
-template <class P>
-std::vector<P> after(const std::vector<P>& data, int64_t bytes) {
-  std::vector<P> moved;
-  for (P map : data) moved.push_back(after(map, bytes));
-  return moved;
-}
-
-/// `bytes` of each map.
-template <class P>
-std::vector<ConvolveMemory> memory_of(const std::vector<P>& maps, int64_t bytes) {
-  std::vector<ConvolveMemory> found;
-  for (P map : maps) found.push_back({map, bytes});
-  return found;
-}
-
-void append(std::vector<ConvolveMemory>& to, const std::vector<ConvolveMemory>& more) {
-  to.insert(to.end(), more.begin(), more.end());
-}
-
-ConvolveAhead ahead(const std::vector<ConvolveMemory>& parts) {
-  return {parts.data(), static_cast<int64_t>(parts.size())};
-}
 
 MixtureArgs normalized_maps(const ConvolveArgs& args, const void* const* maps, int64_t count) {
   MixtureArgs found;
@@ -134,16 +30,20 @@ MixtureArgs normalized_maps(const ConvolveArgs& args, const void* const* maps, i
   return found;
 }
 
-void check_edges(size_t edges) {
-  TORCH_CHECK_VALUE(edges <= kMixtureMaps, "at most ", kMixtureMaps,
-                    " convolutions are taken together, but there are ", edges);
+void check_edges(TensorList weights) {
+  for (const int64_t kernel : {1, 3}) {
+    const auto edges = std::count_if(weights.begin(), weights.end(),
+                                     [&](const Tensor& w) { return w.sym_size(2) == kernel; });
+    TORCH_CHECK_VALUE(edges <= kMixtureMaps, "at most ", kMixtureMaps,
+                      " convolutions are taken together, but there are ", edges);
+  }
 }
 
 at::TensorOptions of_moments(const Tensor& x) { return x.options().dtype(at::kDouble); }
 
 std::tuple<std::vector<Tensor>, Tensor> forward_cpu(const Tensor& given, TensorList weights) {
   check_convolve(given, weights, false);
-  check_edges(weights.size());
+  check_edges(weights);
   const Tensor x = given.contiguous(kConvolveLayout);
   const int64_t inputs = x.size(1), outputs = weights[0].size(0);
   const auto bytes = static_cast<int64_t>(x.element_size());
@@ -207,7 +107,7 @@ std::tuple<std::vector<Tensor>, Tensor> forward_cpu(const Tensor& given, TensorL
 void check_backward(TensorList grads, TensorList maps, TensorList lines,
                     const std::optional<Tensor>& x, TensorList weights) {
   check_convolve_backward_map(grads, weights, false);
-  check_edges(grads.size());
+  check_edges(weights);
   if (x.has_value()) {
     check_convolve_backward_weight(grads, *x, 1);
     TORCH_CHECK_VALUE(x->sym_size(1) == weights[0].sym_size(1), "weights are for ",
@@ -253,15 +153,15 @@ std::tuple<Tensor, std::vector<Tensor>> backward_of_few(const Held& grads, const
                                                         bool need_map) {
   const Tensor& g = grads.tensors[0];
   const Made written(grads.tensors.size(), g.sizes(), g.options());
-  ConvolveArgs args = kinds[0].args;
-  args.edges = static_cast<int64_t>(grads.tensors.size());
-  const auto all = normalized_maps(args, maps.data.data(), args.edges);
-  at::parallel_for(0, all.pixels, 1024, [&](int64_t begin, int64_t end) {
-    write_gradients(all, lines, grads.data, written.data, begin, end);
-  });
+  const ConvolveArgs& args = kinds[0].args;
   Tensor grad_map;
   std::vector<Tensor> grad_weights(x ? grads.tensors.size() : 0);
   for (const Kind& kind : kinds) {
+    const std::vector<const void*> of_maps = kind.of(maps.data);
+    const auto all = normalized_maps(kind.args, of_maps.data(), kind.args.edges);
+    at::parallel_for(0, all.pixels, 1024, [&](int64_t begin, int64_t end) {
+      write_gradients(all, kind.of(lines), kind.of(grads.data), kind.of(written.data), begin, end);
+    });
     const std::vector<Tensor> of_kind = kind.of(written.tensors);
     if (need_map) {
       const Tensor part = convolve_backward_map(of_kind, kind.weights);
@@ -363,7 +263,7 @@ std::tuple<Tensor, std::vector<Tensor>> backward_cpu(TensorList given_grads, Ten
 
 std::tuple<std::vector<Tensor>, Tensor> forward_meta(const Tensor& x, TensorList weights) {
   check_convolve(x, weights, false);
-  check_edges(weights.size());
+  check_edges(weights);
   std::vector<Tensor> y;
   for (const Tensor& w : weights) y.push_back(empty_map(x, w.sym_size(0)));
   return {std::move(y),
