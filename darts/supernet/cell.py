@@ -88,21 +88,7 @@ class Source(nn.Module):
             for operation, mine in operations.items()
             if operation in self.branches
         }
-        joint = {
-            o: (branch, r)
-            for o, r in rows.items()
-            if isinstance(branch := self._branch(o), Convolutions) and convolves(x, branch.weight)
-        }
-        readers = {o: self._branch(o).readers(r, x) for o, r in rows.items() if o not in joint}
-        average = AVERAGE in operations and self.stride == 1
-        departure = leave(x, bool(joint) + sum(readers.values()), average)
-        rectified = iter(departure.rectified)
-        maps: dict[str, list[SharedMap]] = {}
-        if joint:
-            maps.update(zip(joint, convolved(next(rectified), list(joint.values())), strict=True))
-        for operation, count in readers.items():
-            xs = list(islice(rectified, count))
-            maps[operation] = self._branch(operation)(xs, rows[operation])
+        departure, maps = self._learnt_maps(x, rows, AVERAGE in operations and self.stride == 1)
         summands: dict[Term, Summand] = {}
         for operation, mine in operations.items():
             if operation in rows:
@@ -116,6 +102,26 @@ class Source(nn.Module):
                 shared = Summand(self._edgeless(operation, departure))
                 summands.update((term, shared) for term in mine)
         return summands
+
+    def _learnt_maps(
+        self, x: Tensor, rows: dict[str, list[int]], average: bool
+    ) -> tuple[Departure, dict[str, list[SharedMap]]]:
+        """What leaves the node, and what the branches make of it for their ``rows``."""
+        joint = {
+            o: (branch, r)
+            for o, r in rows.items()
+            if isinstance(branch := self._branch(o), Convolutions) and convolves(x, branch.weight)
+        }
+        readers = {o: self._branch(o).readers(r, x) for o, r in rows.items() if o not in joint}
+        departure = leave(x, bool(joint) + sum(readers.values()), average)
+        rectified = iter(departure.rectified)
+        maps: dict[str, list[SharedMap]] = {}
+        if joint:
+            maps.update(zip(joint, convolved(next(rectified), list(joint.values())), strict=True))
+        for operation, count in readers.items():
+            xs = list(islice(rectified, count))
+            maps[operation] = self._branch(operation)(xs, rows[operation])
+        return departure, maps
 
     def _branch(self, operation: str) -> Branch:
         branch = self.branches[operation]
