@@ -123,6 +123,10 @@ class Convolutions(Branch):
     def weights(self) -> list[Tensor]:  # noqa: D102
         return [self.weight]
 
+    def joins(self, x: Tensor) -> bool:
+        """Is ``x`` convolved by `convolved`, together with what else reads it?"""
+        return convolves(x, self.weight)
+
     def convolve(  # noqa: D102
         self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
     ) -> SharedMap:
@@ -135,8 +139,8 @@ class Convolutions(Branch):
 def convolved(
     x: Tensor, parts: Sequence[tuple[Convolutions, Sequence[int]]]
 ) -> list[list[SharedMap]]:
-    """What the rows of several kinds of convolutions make of one rectified map that they read
-    together, where `convolves`.
+    """What the rows of several kinds of convolutions, each of which joins, make of one rectified
+    map.
     """
     weights: list[Tensor] = []
     for branch, rows in parts:

@@ -31,7 +31,6 @@ from darts.supernet.leave import Departure, leave
 from darts.supernet.mixture import SharedMap, Summand, mix
 from darts.supernet.plan import Live, Plan, Term, make_plan
 from darts.supernet.pool import max_pool
-from snsoftmax.convolve import convolves
 
 AVERAGE = "avg_pool_3x3"
 POOLS = (AVERAGE, "max_pool_3x3")
@@ -110,7 +109,7 @@ class Source(nn.Module):
         joint = {
             o: (branch, r)
             for o, r in rows.items()
-            if isinstance(branch := self._branch(o), Convolutions) and convolves(x, branch.weight)
+            if isinstance(branch := self._branch(o), Convolutions) and branch.joins(x)
         }
         readers = {o: self._branch(o).readers(r, x) for o, r in rows.items() if o not in joint}
         departure = leave(x, bool(joint) + sum(readers.values()), average)
