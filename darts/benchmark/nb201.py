@@ -11,12 +11,14 @@ import csv
 import gzip
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from darts.benchmark.reading import read_text
 from darts.errors import UserError
 from darts.files import atomic_write, csv_text
+from darts.networks.genotype import Genotype
 
 DATASETS = ("cifar10", "cifar100", "imagenet16_120")
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16_120": "ImageNet16-120"}
@@ -111,17 +113,20 @@ class Table:
         return cls(rows, str(file))
 
     def __getitem__(self, arch: str) -> Row:
-        """The row of an architecture in the official string format.
+        """The row of an architecture in the official string format, its edges in any order.
 
         Raises:
             UserError: the table has no such architecture.
         """
-        try:
-            return self._by_arch[arch]
-        except KeyError:
+        found = self._by_arch.get(arch)
+        if found is None:
+            with suppress(ValueError):
+                found = self._by_arch.get(str(Genotype.parse(arch)))
+        if found is None:
             raise UserError(
                 f"arch={arch!r} is not a NAS-Bench-201 architecture; the format is {RESNET!r}."
-            ) from None
+            )
+        return found
 
     def top(self, count: int = 10, *, dataset: str = "cifar10", split: str = "test") -> list[Row]:
         """The `count` best architectures, best first."""

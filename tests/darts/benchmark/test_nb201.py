@@ -31,6 +31,13 @@ def test_lookup_rank_and_order() -> None:
     assert table[RESNET].accuracy("cifar100", "valid") == 92.0
 
 
+def test_edges_in_another_order_are_the_same_cell() -> None:
+    nodes = [node.strip("|").split("|") for node in RESNET.split("+")]
+    reordered = "+".join("|" + "|".join(reversed(node)) + "|" for node in nodes)
+    assert reordered != RESNET
+    assert small_table()[reordered].id == 1
+
+
 def test_unknown_names_are_one_sentence() -> None:
     table = small_table()
     with pytest.raises(UserError, match="not a NAS-Bench-201 architecture"):
