@@ -135,6 +135,9 @@ class BudgetConfig:
         at_least=0,
     )
     table: str = setting("", "file that `python -m darts latency` wrote on the device in question")
+    device: str = setting(
+        "", "kind of device that budget.table must be of, cpu or cuda; empty = any"
+    )
     channels: int = setting(
         0, "channels of the network that is bounded; 0 = those that evaluate takes", at_least=0
     )

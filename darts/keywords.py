@@ -80,6 +80,7 @@ class BudgetKeywords(TypedDict, total=False):
     macs: float
     latency: float
     table: str
+    device: str
     channels: int
     cells: int
 

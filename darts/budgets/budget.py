@@ -37,7 +37,8 @@ def costs_of(kind: str, config: BudgetConfig, space: Space, sizes: Sizes) -> Cos
     """One kind of cost of every architecture of a space.
 
     Raises:
-        UserError: latencies are asked for, and the table is missing or of another network.
+        UserError: latencies are asked for, and the table is missing, of another network or of
+            another kind of device.
     """
     if kind != "latency":
         return count(space, sizes, kind)
@@ -45,7 +46,14 @@ def costs_of(kind: str, config: BudgetConfig, space: Space, sizes: Sizes) -> Cos
         raise ConfigError(
             "budget.latency needs budget.table, a file that `python -m darts latency` wrote"
         )
-    return LatencyTable.load(Path(config.table)).costs(space, sizes)
+    table = LatencyTable.load(Path(config.table))
+    measured = table.where.get("device")
+    if config.device not in ("", measured):
+        raise UserError(
+            f"budget.device={config.device!r} is not the device that budget.table was measured "
+            f"on, {measured}; measure one: `python -m darts latency --device {config.device}`."
+        )
+    return table.costs(space, sizes)
 
 
 class Budget:
@@ -70,8 +78,11 @@ class Budget:
 
     def __init__(self, space: Space, config: BudgetConfig, sizes: Sizes, device: str) -> None:
         limits = {kind: float(getattr(config, kind)) for kind in SHOWN}
-        if config.table and not limits["latency"]:
-            raise ConfigError("budget.table needs budget.latency, the bound that it is for")
+        if config.device not in ("", "cpu", "cuda"):
+            raise ConfigError(f"budget.device={config.device!r} must be cpu, cuda or empty")
+        for name in ("table", "device"):
+            if getattr(config, name) and not limits["latency"]:
+                raise ConfigError(f"budget.{name} needs budget.latency, the bound that it is for")
         self.space = space
         self.sizes = sizes
         self.bounds = {

@@ -37,6 +37,7 @@ FLAGS = {
     "max-macs": "budget.macs",
     "max-latency": "budget.latency",
     "latency-table": "budget.table",
+    "latency-device": "budget.device",
 }
 """Options with a name of their own; every other grouped setting goes through --set."""
 

@@ -1,5 +1,6 @@
 """The table of latencies: what it holds, what it says of a network, what it refuses."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from darts.budgets.budget import Budget
 from darts.budgets.costs import Sizes
 from darts.budgets.latency import REST, LatencyTable, measure, medians, runner
 from darts.cli import main
+from darts.config import BudgetConfig, ConfigError
 from darts.data import load
 from darts.errors import UserError
 from darts.networks.genotype import Genotype
@@ -119,6 +122,19 @@ def test_search_under_a_latency(tmp_path: Path) -> None:
     assert search.budget
     assert search.budget.costs(result.genotype)["latency"] <= 10
     assert str(result.genotype).count("nor_conv_3x3") <= 1
+
+
+def test_a_table_of_another_device_is_refused(tmp_path: Path) -> None:
+    sizes = Sizes(4, 1, 10, (1, 8, 8))
+    made_up(sizes).save(tmp_path / "table.json")
+    of = BudgetConfig(latency=10, table=str(tmp_path / "table.json"), channels=4, cells=1)
+    Budget(NB201, dataclasses.replace(of, device="cpu"), sizes, "cpu")
+    with pytest.raises(UserError, match=r"budget\.device='cuda' is not the device .* on, cpu;"):
+        Budget(NB201, dataclasses.replace(of, device="cuda"), sizes, "cpu")
+    with pytest.raises(ConfigError, match=r"budget\.device='tpu' must be cpu, cuda or empty"):
+        Budget(NB201, dataclasses.replace(of, device="tpu"), sizes, "cpu")
+    with pytest.raises(ConfigError, match=r"budget\.device needs budget\.latency"):
+        Budget(NB201, BudgetConfig(device="cuda"), sizes, "cpu")
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
