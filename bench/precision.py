@@ -102,6 +102,7 @@ def main() -> None:
                 rows.append({"precision": name, "t": temperature, "softmax": which, **row})
                 print(rows[-1], flush=True)
     settings = {name: value for name, value in vars(options).items() if name != "out"}
+    settings["source"] = Path(options.source).name  # not where it lies on this machine
     write_json(options.out, {**machine(torch.device("cpu")), **settings, "rows": rows})
 
 
