@@ -70,10 +70,11 @@ void multiply_and_fold(const Transformed<T, false>& tiles, const T* packed, int6
                        int64_t n, Scalar<T>* c, int64_t c_step, const F& before) {
   constexpr int R = kRows<V> / 2;
   constexpr int64_t kColumns = V * kLanes<T>;
+  const int64_t rows = (n + R - 1) / R;
   for (int j = 0; j < 4; ++j) {
     for (int64_t k = 0; k < columns; k += kColumns) {
       for (int64_t r = 0; r < n; r += R) {
-        before(((j * columns + k) * n + r * kColumns) / kColumns, 4 * columns * n / kColumns);
+        before((j * columns + k) / kColumns * rows + r / R, 4 * columns / kColumns * rows);
         const auto add = [&](Sums<T, V, R>& sums, int i) __attribute__((always_inline)) {
           add_row_products(sums, tiles, 4 * i + j, r,
                            packed + ((4 * i + j) * columns + k) * tiles.width);

@@ -225,6 +225,10 @@ std::tuple<Tensor, std::vector<Tensor>> backward_cpu(TensorList given_grads, Ten
       written.push_back(after(to_scratch, (part * groups.edges + e) * map_bytes));
     }
     const void* const x_here = x.defined() ? after(x.const_data_ptr(), from * inputs) : nullptr;
+    const int64_t then = (first + count) * image * outputs;
+    std::vector<ConvolveMemory> later =
+        memory_of(after(kinds[0].of(grads.data), then), more * image * outputs);
+    append(later, memory_of(after(kinds[0].of(maps.data), then), more * image * outputs));
     for (const auto k : c10::irange(kinds.size())) {
       const State& state = states[k];
       ConvolveArgs some = kinds[k].some(count);
@@ -238,10 +242,7 @@ std::tuple<Tensor, std::vector<Tensor>> backward_cpu(TensorList given_grads, Ten
         append(soon, memory_of(after(kinds[k + 1].of(maps.data), from * outputs),
                                count * image * outputs));
       }
-      const int64_t then = (first + count) * image * outputs;
-      std::vector<ConvolveMemory> later =
-          memory_of(after(kinds[0].of(grads.data), then), more * image * outputs);
-      append(later, memory_of(after(kinds[0].of(maps.data), then), more * image * outputs));
+      if (!x.defined()) append(soon, later);
       if (need_map) {
         convolve_backward_map_cpu(some, written.data(), state.packed.const_data_ptr(),
                                   after(to_map, from * inputs), 0, some.tiles(), ahead(soon));
