@@ -4,7 +4,7 @@
 
 On the CPU, in float32 and bfloat16, at the shapes of a NAS-Bench-201 search (C=16, batch 64): the
 three edges that leave a cell's input, by kernel size, alone and with the batch normalisation of
-their results as a search's nodes make it. Ours take bfloat16 maps with float32 weights, PyTorch's
+their results as a search's nodes make it; and those of stride 2 between stages. Ours take bfloat16 maps with float32 weights, PyTorch's
 with bfloat16 ones.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from bench.maps import Case, draw, main
 from darts.supernet.mixture import SharedMap, Summand, mix
 from snsoftmax import reference
-from snsoftmax.convolve import convolve, convolve_to_normalize
+from snsoftmax.convolve import convolve, convolve_strided, convolve_to_normalize
 
 BATCH, EDGES = 64, 3
 SHAPES = [(16, 32), (32, 16), (64, 8)]
@@ -30,6 +30,16 @@ SHAPES = [(16, 32), (32, 16), (64, 8)]
 def theirs(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     """PyTorch's convolutions."""
     return reference.convolve(x, [w.to(x.dtype) for w in weights])
+
+
+def ours_strided(x: Tensor, weight: Tensor) -> list[Tensor]:
+    """Our convolution of stride 2."""
+    return [convolve_strided(x, weight)]
+
+
+def theirs_strided(x: Tensor, weight: Tensor) -> list[Tensor]:
+    """PyTorch's."""
+    return [F.conv2d(x, weight.to(x.dtype), stride=2, padding=1)]
 
 
 def ours_normalized(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
@@ -60,6 +70,12 @@ def cases(device: torch.device) -> Iterator[Case]:
             yield Case(name, of, [x, *weights], partial(convolve, *given), partial(theirs, *given))
             both = partial(ours_normalized, *given), partial(theirs_normalized, *given)
             yield Case(f"{name}, normalised", of, [x, *weights], *both)
+    for dtype, (channels, size) in product((torch.float32, torch.bfloat16), SHAPES[:2]):
+        x = draw(BATCH, channels, size, size, dtype=dtype, device=device)
+        weight = draw(2 * channels, channels, 3, 3, dtype=torch.float32, device=device)
+        name, of = f"3x3, {channels}@{size}x{size}, stride 2", str(dtype).split(".")[1]
+        both = partial(ours_strided, x, weight), partial(theirs_strided, x, weight)
+        yield Case(name, of, [x, weight], *both)
 
 
 if __name__ == "__main__":

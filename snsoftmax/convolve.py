@@ -163,7 +163,11 @@ def _written(
 
 
 def _differentiable(
-    grads: Sequence[Tensor], x: Tensor | None, weights: Sequence[Tensor], needs: list[bool]
+    grads: Sequence[Tensor],
+    x: Tensor | None,
+    weights: Sequence[Tensor],
+    needs: list[bool],
+    stride: int = 1,
 ) -> tuple[Tensor | None, ...]:
     """The gradients as functions that can be differentiated again."""
     if x is None:  # only its shape counts
@@ -171,12 +175,45 @@ def _differentiable(
     maps, of_weights = [], []
     for g, w in zip(grads, weights, strict=True):
         padding = [w.shape[-1] // 2] * 2
+        windows: tuple[Any, ...] = [stride] * 2, padding, [1, 1], False, [0, 0], 1
         of_map, of_weight, _ = torch.ops.aten.convolution_backward(
-            g, x, w.to(g.dtype), None, [1, 1], padding, [1, 1], False, [0, 0], 1, [*needs, False]
+            g, x, w.to(g.dtype), None, *windows, [*needs, False]
         )
         maps.append(of_map)
         of_weights.append(of_weight if of_weight is None else of_weight.to(w.dtype))
     return sum(maps[1:], maps[0]) if needs[0] else None, *of_weights
+
+
+class _ConvolveStrided(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.size = x.shape
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        y: Tensor = _ops.convolve_strided(x, weight)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad)
+        if torch.is_grad_enabled():
+            like = grad.new_empty(ctx.size) if x is None else x
+            return _differentiable([grad], like, [weight], needs, stride=2)
+        of_map = of_weight = None
+        if needs[0]:
+            of_map = _ops.convolve_strided_backward_map(grad, weight, *ctx.size[2:])
+        if needs[1]:
+            of_weight = _ops.convolve_strided_backward_weight(grad, x, weight.shape[-1])
+        return of_map, of_weight
+
+
+def convolve_strided(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolve ``x`` with ``weight`` at stride 2: [N, C, H, W] to [N, K, ceil(H/2), ceil(W/2)].
+
+    As `convolve` has it, but for a direct sum over taps.
+    """
+    y: Tensor = _ConvolveStrided.apply(x, weight)
+    return y
 
 
 def convolve(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:

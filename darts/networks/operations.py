@@ -15,12 +15,22 @@ from torch import Tensor, nn
 
 from darts.devices import parallel
 from darts.networks.normalization import BatchNorm2d
-from snsoftmax.convolve import convolve, convolves
+from snsoftmax.convolve import convolve, convolve_strided, convolves
 from snsoftmax.depthwise import depthwise
+from snsoftmax.rectify_average import rectifies, rectify
+
+
+class ReLU(nn.ReLU):
+    """A `torch.nn.ReLU` that is made by `snsoftmax.rectify_average` while a CPU trains it."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102
+        if self.training and rectifies(input):
+            return rectify(input)
+        return super().forward(input)
 
 
 class Conv2d(nn.Conv2d):
-    """A `torch.nn.Conv2d` without bias that keeps the size at stride 1.
+    """A `torch.nn.Conv2d` without bias that keeps the size, or halves it at stride 2.
 
     While training it is made by `snsoftmax.convolve` where that is the fastest way.
     """
@@ -29,9 +39,11 @@ class Conv2d(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
-        if self.training and self.stride[0] == 1 and convolves(input, self.weight):
-            return convolve(input, [self.weight])[0]
-        return super().forward(input)
+        if not (self.training and convolves(input, self.weight)):
+            return super().forward(input)
+        if self.stride[0] == 2:
+            return convolve_strided(input, self.weight)
+        return convolve(input, [self.weight])[0]
 
 
 class ReLUConvNorm(nn.Sequential):
@@ -41,7 +53,7 @@ class ReLUConvNorm(nn.Sequential):
         self, inputs: int, outputs: int, kernel: int, stride: int, affine: bool, track: bool
     ) -> None:
         super().__init__(
-            nn.ReLU(),
+            ReLU(),
             Conv2d(inputs, outputs, kernel, stride),
             BatchNorm2d(outputs, affine=affine, track_running_stats=track),
         )
@@ -56,7 +68,7 @@ class ConvNormReLU(nn.Sequential):
         super().__init__(
             Conv2d(inputs, outputs, kernel, stride),
             BatchNorm2d(outputs, affine=affine, track_running_stats=track),
-            nn.ReLU(),
+            ReLU(),
         )
 
 
@@ -86,7 +98,7 @@ class DepthwiseConv(nn.Sequential):
         self, channels: int, kernel: int, stride: int, dilation: int, affine: bool, track: bool
     ) -> None:
         super().__init__(
-            nn.ReLU(),
+            ReLU(),
             DepthwiseConv2d(channels, kernel, stride, dilation),
             Conv2d(channels, channels, 1),
             BatchNorm2d(channels, affine=affine, track_running_stats=track),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from darts.networks.in_turn import InTurn
 from darts.networks.normalization import BatchNorm2d
-from darts.networks.operations import ResidualBlock, make_operation
+from darts.networks.operations import ReLU, ResidualBlock, make_operation
 from darts.networks.table import (
     Cells,
     Choice,
@@ -46,7 +46,7 @@ class StackedSkeleton(InTurn):
                 self.cells.append(ResidualBlock(channels, 2 * channels))
                 channels *= 2
             self.cells.extend(make_cell(Place("cell", (channels,), channels)) for _ in range(cells))
-        self.last = nn.Sequential(BatchNorm2d(channels), nn.ReLU())
+        self.last = nn.Sequential(BatchNorm2d(channels), ReLU())
         self.classifier = nn.Linear(channels, classes)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from darts.networks.in_turn import InTurn
 from darts.networks.normalization import BatchNorm2d
-from darts.networks.operations import ResidualBlock
+from darts.networks.operations import ReLU, ResidualBlock
 from darts.networks.stacked import DiscreteCell
 from darts.networks.table import (
     SKELETONS,
@@ -60,7 +60,7 @@ class WidthsSkeleton(InTurn):
         for number, (outputs, reduces) in enumerate(zip(widths, REDUCES, strict=True)):
             self.cells.append(make_layer(LayerPlace(number, inputs, outputs, 2 if reduces else 1)))
             inputs = outputs
-        self.last = nn.Sequential(BatchNorm2d(inputs), nn.ReLU())
+        self.last = nn.Sequential(BatchNorm2d(inputs), ReLU())
         self.classifier = nn.Linear(inputs, sizes.classes)
 
 

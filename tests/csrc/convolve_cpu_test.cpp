@@ -1,6 +1,6 @@
-// The convolutions' CPU kernels, of the capability that SNSOFTMAX_CPU_CAPABILITY names, against
-// sums over taps in double; tiles in three chunks. Maps and kernels lie at the end of their
-// allocations, so that the address sanitizer sees a load beyond them.
+// The convolutions' CPU kernels, of both strides, of the capability that SNSOFTMAX_CPU_CAPABILITY
+// names, against sums over taps in double; tiles in three chunks. Maps and kernels lie at the end
+// of their allocations, so that the address sanitizer sees a load beyond them.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -31,11 +31,11 @@ struct Data {
 
   explicit Data(const ConvolveArgs& a) : args(a) {
     args.dtype = Traits<T>::dtype;
-    const int64_t pixels = args.images * args.height * args.width;
-    x = draw<T>(pixels * args.inputs);
+    x = draw<T>(args.images * args.height * args.width * args.inputs);
+    const int64_t results = args.images * args.strided(args.height) * args.strided(args.width);
     for (int64_t e = 0; e < args.edges; ++e) {
       weights.push_back(draw<Op<T>>(args.outputs * args.kernel * args.kernel * args.inputs));
-      grads.push_back(draw<T>(pixels * args.outputs));
+      grads.push_back(draw<T>(results * args.outputs));
     }
   }
 
@@ -68,7 +68,7 @@ template <class T>
 struct Results {
   Maps<T> y;
   Maps<Op<T>> grad_weights;
-  std::vector<T> grad_map;  ///< of 1x1 convolutions twice itself: made, then added to
+  std::vector<T> grad_map;  ///< where `adds` is taken twice itself: made, then added to
 
   template <class U>
   explicit Results(const Data<U>& data)
@@ -76,6 +76,8 @@ struct Results {
         grad_weights(data.weights.size(), std::vector<Op<T>>(data.weights[0].size())),
         grad_map(data.x.size()) {}
 };
+
+bool takes_adds(const ConvolveArgs& args) { return args.kernel == 1 && args.stride == 1; }
 
 template <class T>
 Results<T> kernels(Data<T>& data) {
@@ -101,7 +103,7 @@ Results<T> kernels(Data<T>& data) {
     convolve_backward_map_cpu(args, grads.data(), packed.data(), result.grad_map.data(), begin,
                               end);
   });
-  if (args.kernel == 1) {
+  if (takes_adds(args)) {
     ConvolveArgs once_more = args;
     once_more.adds = true;
     each_chunk(args.tiles(), [&](int64_t, int64_t begin, int64_t end) {
@@ -126,33 +128,26 @@ Results<double> taps(const Data<T>& data) {
   const ConvolveArgs& a = data.args;
   Results<double> result(data);
   const int64_t k2 = a.kernel / 2;
+  const int64_t down = a.strided(a.height), across = a.strided(a.width);
   for (int64_t e = 0; e < a.edges; ++e) {
-    const auto& w = data.weights[static_cast<size_t>(e)];
-    for (int64_t n = 0; n < a.images; ++n) {
-      for (int64_t i = 0; i < a.height; ++i) {
-        for (int64_t j = 0; j < a.width; ++j) {
-          for (int64_t p = std::max<int64_t>(0, k2 - i); p < std::min(a.kernel, a.height + k2 - i);
-               ++p) {
-            for (int64_t q = std::max<int64_t>(0, k2 - j); q < std::min(a.kernel, a.width + k2 - j);
-                 ++q) {
-              for (int64_t k = 0; k < a.outputs; ++k) {
-                const int64_t out = ((n * a.height + i) * a.width + j) * a.outputs + k;
-                for (int64_t c = 0; c < a.inputs; ++c) {
-                  const auto in = static_cast<size_t>(
-                      ((n * a.height + i + p - k2) * a.width + j + q - k2) * a.inputs + c);
-                  const auto tap =
-                      static_cast<size_t>(((k * a.kernel + p) * a.kernel + q) * a.inputs + c);
-                  const auto at = static_cast<size_t>(out);
-                  const auto edge = static_cast<size_t>(e);
-                  const double g = Traits<T>::get(data.grads[edge][at]);
-                  const double d = Traits<T>::get(data.x[in]);
-                  result.y[edge][at] += d * w[tap];
-                  result.grad_map[in] += (a.kernel == 1 ? 2 : 1) * g * w[tap];
-                  result.grad_weights[edge][tap] += g * d;
-                }
-              }
-            }
-          }
+    const auto edge = static_cast<size_t>(e);
+    const auto& w = data.weights[edge];
+    for (int64_t at = 0; at < a.images * down * across * a.kernel * a.kernel; ++at) {
+      const int64_t q = at % a.kernel, p = at / a.kernel % a.kernel, out = at / a.kernel / a.kernel;
+      const int64_t n = out / across / down;
+      const int64_t y = out / across % down * a.stride + p - k2,
+                    x = out % across * a.stride + q - k2;
+      if (y < 0 || y >= a.height || x < 0 || x >= a.width) continue;
+      for (int64_t k = 0; k < a.outputs; ++k) {
+        for (int64_t c = 0; c < a.inputs; ++c) {
+          const auto in = static_cast<size_t>(((n * a.height + y) * a.width + x) * a.inputs + c);
+          const auto tap = static_cast<size_t>(((k * a.kernel + p) * a.kernel + q) * a.inputs + c);
+          const auto to = static_cast<size_t>(out * a.outputs + k);
+          const double g = Traits<T>::get(data.grads[edge][to]);
+          const double d = Traits<T>::get(data.x[in]);
+          result.y[edge][to] += d * w[tap];
+          result.grad_map[in] += (takes_adds(a) ? 2 : 1) * g * w[tap];
+          result.grad_weights[edge][tap] += g * d;
         }
       }
     }
@@ -177,11 +172,12 @@ void compare(const char* what, const std::vector<V>& found, const std::vector<do
   if (sizeof(V) == 2) tolerance = 5e-3;
   if (sizeof(T) == 2 && a.kernel == 3) tolerance = 8e-3;
   CHECK(relative < tolerance,
-        "%s of maps of %d bytes deviates by %.1e: kernel %d, %dx%dx%d pixels, %d -> %d channels, "
-        "%d edges",
+        "%s of maps of %d bytes deviates by %.1e: kernel %d, stride %d, %dx%dx%d pixels, %d -> %d "
+        "channels, %d edges",
         what, static_cast<int>(sizeof(T)), relative, static_cast<int>(a.kernel),
-        static_cast<int>(a.images), static_cast<int>(a.height), static_cast<int>(a.width),
-        static_cast<int>(a.inputs), static_cast<int>(a.outputs), static_cast<int>(a.edges));
+        static_cast<int>(a.stride), static_cast<int>(a.images), static_cast<int>(a.height),
+        static_cast<int>(a.width), static_cast<int>(a.inputs), static_cast<int>(a.outputs),
+        static_cast<int>(a.edges));
 }
 
 template <class T>
@@ -205,7 +201,7 @@ int main() {
                               {1, 1, 1, 16, 16, 1}, {1, 2, 3, 80, 16, 1},  {5, 4, 4, 16, 80, 1},
                               {1, 3, 1, 16, 16, 5}, {1, 12, 14, 48, 48, 1}};
   for (const auto& c : cases) {
-    for (const int64_t kernel : {1, 3}) {
+    for (const int64_t both : {1, 2, 3, 6}) {  // kernel times stride
       ConvolveArgs args;
       args.images = c[0];
       args.height = c[1];
@@ -213,7 +209,8 @@ int main() {
       args.inputs = c[3];
       args.outputs = c[4];
       args.edges = c[5];
-      args.kernel = kernel;
+      args.kernel = both % 3 == 0 ? 3 : 1;
+      args.stride = both % 2 == 0 ? 2 : 1;
       run<float>(args);
       run<double>(args);
       run<__nv_bfloat16>(args);

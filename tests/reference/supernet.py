@@ -15,6 +15,7 @@ from darts.networks.operations import (
     Conv2d,
     DepthwiseConv2d,
     FactorizedReduce,
+    ReLU,
     ReLUConvNorm,
     make_operation,
 )
@@ -23,8 +24,10 @@ from darts.spaces import Cell, Space
 
 
 def conventional(net: nn.Module) -> nn.Module:
-    """`net` with PyTorch's convolutions in place of the package's own."""
+    """`net` with PyTorch's convolutions and ReLU in place of the package's own."""
     for module in net.modules():
+        if isinstance(module, ReLU):
+            module.__class__ = nn.ReLU  # type: ignore[assignment]
         if isinstance(module, (Conv2d, DepthwiseConv2d)):
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
     return net

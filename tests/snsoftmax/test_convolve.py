@@ -8,11 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snsoftmax import _C, reference
-from snsoftmax.convolve import NormalizedGradient, convolve, convolve_to_normalize, convolves
+from snsoftmax.convolve import (
+    NormalizedGradient,
+    convolve,
+    convolve_strided,
+    convolve_to_normalize,
+    convolves,
+)
 
 ops = torch.ops.snsoftmax
 BFLOAT16 = torch.bfloat16
@@ -62,6 +69,52 @@ def test_both_directions(
     for a, b in zip(our_grads, their_grads, strict=True):
         close(a, b, dtype)
     assert [g.dtype for g in our_grads] == [t.dtype for t in (x, *weights)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(0, 4), st.integers(1, 37), st.integers(1, 37)),
+    st.sampled_from([16, 32, 48]),
+    st.sampled_from([16, 32, 48]),
+    st.sampled_from([1, 3]),
+    st.sampled_from(list(TOLERANCE)),
+    st.sampled_from([1, 2]),
+)
+def test_stride_2_in_both_directions(
+    size: tuple[int, int, int], c: int, k: int, kernel: int, dtype: torch.dtype, count: int
+) -> None:
+    torch.manual_seed(0)
+    n, height, width = size
+    x = torch.randn(n, c, height, width, dtype=dtype, requires_grad=True)
+    weight = torch.randn(k, c, kernel, kernel, dtype=WEIGHT_OF.get(dtype, dtype)).requires_grad_()
+    wide = [t.detach().double().requires_grad_() for t in (x, weight)]
+    expected = F.conv2d(wide[0], wide[1], stride=2, padding=kernel // 2)
+    grad = torch.randn(expected.shape, dtype=dtype)
+    with threads(count):
+        found = convolve_strided(x, weight)
+        our_grads = torch.autograd.grad(found, [x, weight], grad)
+    their_grads = torch.autograd.grad(expected, wide, grad.double())
+    for ours, theirs in zip((found, *our_grads), (expected, *their_grads), strict=True):
+        assert ours.shape == theirs.shape
+        close(ours, theirs, dtype)
+    assert [t.dtype for t in (found, *our_grads)] == [dtype, dtype, weight.dtype]
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_second_derivatives_at_stride_2(kernel: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(16, 16, kernel, kernel, dtype=torch.float64)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda a, s: convolve_strided(a, weight * s), (x, scale))
+    y = convolve_strided(x, weight)
+    (of_map,) = torch.autograd.grad(y.square().sum(), [x], create_graph=True)
+    (again,) = torch.autograd.grad(of_map.square().sum(), [x])
+    wide = x.detach().requires_grad_()
+    expected = F.conv2d(wide, weight, stride=2, padding=kernel // 2)
+    (theirs,) = torch.autograd.grad(expected.square().sum(), [wide], create_graph=True)
+    (expected_again,) = torch.autograd.grad(theirs.square().sum(), [wide])
+    torch.testing.assert_close(again, expected_again)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -350,6 +403,12 @@ def test_wrong_arguments_are_refused() -> None:
         ops.convolve_normalized_backward([x], [x], [line[:3]], x, [weight], True)
     with pytest.raises(TypeError, match=r"lines\[0\] must be Float, but is Double"):
         ops.convolve_normalized_backward([x], [x], [line.double()], x, [weight], True)
+    with pytest.raises(ValueError, match="does not give at stride 2"):
+        ops.convolve_strided_backward_weight(x, x, 3)
+    with pytest.raises(ValueError, match="a map of 4 x 4 pixels does not give at stride 2"):
+        ops.convolve_strided_backward_map(x, weight, 4, 4)
+    with pytest.raises(ValueError, match="weights are for 32 channels, but x has 16"):
+        ops.convolve_strided(x, torch.randn(16, 32, 3, 3))
     with pytest.raises(ValueError, match="at most 64 convolutions are taken together"):
         ops.convolve_moments(x, [weight] * 65)
 
@@ -369,3 +428,12 @@ def test_opcheck(kernel: int, dtype: torch.dtype) -> None:
     for of_x, of_map in ((x, True), (None, True), (x, False)):
         arguments = grads, grads, lines, of_x, weights, of_map
         torch.library.opcheck(ops.convolve_normalized_backward.default, arguments)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_opcheck_at_stride_2(kernel: int) -> None:
+    x, weight = torch.randn(2, 16, 5, 4), torch.randn(32, 16, kernel, kernel)
+    grad = torch.randn(2, 32, 3, 2)
+    torch.library.opcheck(ops.convolve_strided.default, (x, weight))
+    torch.library.opcheck(ops.convolve_strided_backward_map.default, (grad, weight, 5, 4))
+    torch.library.opcheck(ops.convolve_strided_backward_weight.default, (grad, x, kernel))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from snsoftmax import reference
-from snsoftmax.rectify_average import HandedGradients, rectify_average
+from snsoftmax.rectify_average import HandedGradients, rectifies, rectify, rectify_average
 
 ops = torch.ops.snsoftmax
 backward = ops.rectify_average_backward
@@ -110,6 +110,24 @@ def test_parts_that_are_not_asked_for() -> None:
     assert torch.equal(ops.rectify_average_backward(None, [], [g], [one], [], []), g)
 
 
+def test_the_relu_alone() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    assert rectifies(x)
+    assert torch.equal(rectify(x), x.relu())
+    assert torch.autograd.gradcheck(rectify, (x,))
+    assert torch.autograd.gradgradcheck(rectify, (x,))
+
+
+def test_what_it_can_rectify() -> None:
+    x = torch.randn(2, 3, 5, 4)
+    assert rectifies(x)
+    assert rectifies(x.bfloat16())
+    assert not rectifies(x.half())
+    assert not rectifies(x[0])
+    assert not rectifies(x.to("meta"))
+
+
 def test_any_layout_is_accepted() -> None:
     x = torch.randn(2, 3, 5, 4, dtype=torch.float64)
     for layout in (x, x.transpose(2, 3).contiguous().transpose(2, 3), x[:, :, ::2]):
@@ -169,9 +187,9 @@ def test_cuda_is_as_the_cpu_in_float64(
     unit = TOLERANCE[dtype]
     close = partial(torch.testing.assert_close, rtol=unit, atol=unit)
     x = random_map(shape, dtype)
-    for rectify, average in ((True, True), (True, False), (False, True)):
-        expected = ops.rectify_average(x.double(), rectify, average)
-        outputs = ops.rectify_average(x.to(cuda), rectify, average)
+    for relu, average in ((True, True), (True, False), (False, True)):
+        expected = ops.rectify_average(x.double(), relu, average)
+        outputs = ops.rectify_average(x.to(cuda), relu, average)
         for got, want in zip(outputs, expected, strict=True):
             close(got.cpu().double(), want)
 

@@ -10,6 +10,7 @@
 #include "convolve/convolve_pack_cpu.h"
 #include "convolve/convolve_pointwise_cpu.h"
 #include "convolve/convolve_products_cpu.h"
+#include "convolve/convolve_strided_cpu.h"
 #include "convolve/convolve_tiles_cpu.h"
 
 namespace snsoftmax {
@@ -255,21 +256,37 @@ void convolve_pack(const ConvolveArgs& args, const void* const* weights, bool ba
                    void* packed, int64_t begin, int64_t end) {
   with_maps(args.dtype, [&](auto type) {
     using T = decltype(type);
-    const auto function = args.kernel == 3 ? winograd_pack<T> : pointwise_pack<T>;
+    const auto function = args.stride == 2   ? strided_pack<T>
+                          : args.kernel == 3 ? winograd_pack<T>
+                                             : pointwise_pack<T>;
     function(args, weights, backward, static_cast<T*>(packed), begin, end);
   });
 }
 
 void convolve_forward(const ConvolveArgs& args, const void* x, const void* packed, void* const* y,
                       int64_t begin, int64_t end, const ConvolveAhead& ahead) {
-  convolve(args, Group<const void*>{&x, 1, args.inputs}, packed,
-           Group<void*>{y, args.edges, args.outputs}, begin, end, ahead);
+  const Group<void*> outputs{y, args.edges, args.outputs};
+  if (args.stride == 2) {
+    return with_maps(args.dtype, [&](auto type) {
+      using T = decltype(type);
+      strided_forward(args, static_cast<const T*>(x), static_cast<const T*>(packed), outputs, begin,
+                      end);
+    });
+  }
+  convolve(args, Group<const void*>{&x, 1, args.inputs}, packed, outputs, begin, end, ahead);
 }
 
 void convolve_backward_map(const ConvolveArgs& args, const void* const* grads, const void* packed,
                            void* grad_map, int64_t begin, int64_t end, const ConvolveAhead& ahead) {
-  convolve(args, Group<const void*>{grads, args.edges, args.outputs}, packed,
-           Group<void*>{&grad_map, 1, args.inputs}, begin, end, ahead);
+  const Group<const void*> group{grads, args.edges, args.outputs};
+  if (args.stride == 2) {
+    return with_maps(args.dtype, [&](auto type) {
+      using T = decltype(type);
+      strided_backward_map(args, group, static_cast<const T*>(packed), static_cast<T*>(grad_map),
+                           begin, end);
+    });
+  }
+  convolve(args, group, packed, Group<void*>{&grad_map, 1, args.inputs}, begin, end, ahead);
 }
 
 void convolve_backward_weight(const ConvolveArgs& args, const void* const* grads, const void* x,
@@ -278,7 +295,9 @@ void convolve_backward_weight(const ConvolveArgs& args, const void* const* grads
     using T = decltype(type);
     auto* const to = static_cast<Scalar<T>*>(sums);
     const Group<const void*> group{grads, args.edges, args.outputs};
-    if (args.kernel == 3) {
+    if (args.stride == 2) {
+      strided_backward_weight<T>(args, group, static_cast<const T*>(x), to, begin, end);
+    } else if (args.kernel == 3) {
       winograd_backward_weight<T>(args, group, {&x, 1, args.inputs}, to, begin, end, ahead);
     } else {
       pointwise_backward_weight<T>(args, group, static_cast<const T*>(x), to, begin, end);
@@ -290,7 +309,9 @@ void convolve_merge_weight(const ConvolveArgs& args, const void* sums, int64_t c
                            void* const* grad_weights, int64_t begin, int64_t end) {
   with_maps(args.dtype, [&](auto type) {
     using T = decltype(type);
-    const auto function = args.kernel == 3 ? winograd_merge_weight<T> : pointwise_merge_weight<T>;
+    const auto function = args.stride == 2   ? strided_merge_weight<T>
+                          : args.kernel == 3 ? winograd_merge_weight<T>
+                                             : pointwise_merge_weight<T>;
     function(args, static_cast<const Scalar<T>*>(sums), chunks, grad_weights, begin, end);
   });
 }

@@ -19,12 +19,12 @@ namespace SNSOFTMAX_CAPABILITY {
 template <class T>
 constexpr int64_t kSummedPixels = 128 * kPair<T>;
 
-/// rows(std::integral_constant<int, R>, first row) for R rows at a time, one by one at the end.
+/// f(std::integral_constant<int, R>, first row) for R rows at a time, half as many at the end.
 template <int R, class F>
 SNSOFTMAX_INLINE void each_rows(int64_t begin, int64_t end, const F& f) {
   int64_t row = begin;
   for (; row + R <= end; row += R) f(std::integral_constant<int, R>{}, row);
-  for (; row < end; ++row) f(std::integral_constant<int, 1>{}, row);
+  if constexpr (R > 1) each_rows<R / 2>(row, end, f);
 }
 
 /// What sums begin with.
@@ -87,37 +87,44 @@ SNSOFTMAX_INLINE void pair_pixels(const BFloat16* map, int64_t channels, int64_t
   }
 }
 
-/// sums[inputs][edges * outputs]
-template <class T>
-void pointwise_backward_weight(const ConvolveArgs& args, const Group<const void*>& grads,
-                               const T* x, Scalar<T>* sums, int64_t begin, int64_t end) {
+/// sums[inputs][edges * outputs] over pixels [begin, end); x(first, n) gives n pixels of the map.
+template <class T, class F>
+void pointwise_sums(const ConvolveArgs& args, const Group<const void*>& grads, const F& x,
+                    Scalar<T>* sums, int64_t begin, int64_t end) {
   constexpr int64_t kPixels = kSummedPixels<T>;
   const int64_t rows = args.inputs;
   const int64_t columns = grads.width();
   const bool paired = kPair<T> > 1;
   const auto from_x = scratch<T>(paired ? kPixels * rows : 0);
   const auto from_grad = scratch<T>(paired ? kPixels * args.outputs : 0);
-  /// The n pixels of a map from `first`, in `buffer` where they must be paired.
-  const auto pixels = [&](const T* map, int64_t channels, int64_t first, int64_t n, T* buffer) {
+  /// n pixels, in `buffer` where they must be paired.
+  const auto pixels = [&](const T* from, int64_t channels, int64_t n, T* buffer) {
     if constexpr (kPair<T> == 1) {
-      return map + first * channels;
+      return from;
     } else {
-      pair_pixels(map + first * channels, channels, n, buffer);
+      pair_pixels(from, channels, n, buffer);
       return static_cast<const T*>(buffer);
     }
   };
   with_columns<T>(args.outputs, [&](auto registers) {
     for (int64_t first = begin; first < end; first += kPixels) {
       const int64_t n = std::min(kPixels, end - first);
-      const T* const a = pixels(x, rows, first, n, from_x.get());
+      const T* const a = pixels(x(first, n), rows, n, from_x.get());
       each_map(grads, [&](const void* grad, int64_t column) {
-        const T* const b =
-            pixels(static_cast<const T*>(grad), args.outputs, first, n, from_grad.get());
+        const T* const from = static_cast<const T*>(grad) + first * args.outputs;
+        const T* const b = pixels(from, args.outputs, n, from_grad.get());
         add_outer_products<T, registers.value>(a, rows, b, args.outputs, args.outputs, n,
                                                sums + column, columns);
       });
     }
   });
+}
+
+template <class T>
+void pointwise_backward_weight(const ConvolveArgs& args, const Group<const void*>& grads,
+                               const T* x, Scalar<T>* sums, int64_t begin, int64_t end) {
+  const auto pixels = [&](int64_t first, int64_t) { return x + first * args.inputs; };
+  pointwise_sums<T>(args, grads, pixels, sums, begin, end);
 }
 
 template <class T>

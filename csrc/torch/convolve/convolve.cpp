@@ -66,15 +66,18 @@ void check_convolve_backward_map(TensorList grads, TensorList weights, bool one_
       "there must be one gradient of ", weights[0].sym_size(0), " channels for each weight");
 }
 
-void check_convolve_backward_weight(TensorList grads, const Tensor& x, int64_t kernel) {
+void check_convolve_backward_weight(TensorList grads, const Tensor& x, int64_t kernel,
+                                    int64_t stride) {
   TORCH_CHECK_VALUE(kernel == 1 || kernel == 3, "kernel must be 1 or 3, but is ", kernel);
   check_gradients(grads);
   check_map("x", x);
   const Tensor& g = grads[0];
-  TORCH_CHECK_VALUE(g.sym_size(0) == x.sym_size(0) && g.sym_size(2) == x.sym_size(2) &&
-                        g.sym_size(3) == x.sym_size(3) && g.scalar_type() == x.scalar_type(),
+  const auto strided = [&](const c10::SymInt& size) { return (size + (stride - 1)) / stride; };
+  TORCH_CHECK_VALUE(g.sym_size(0) == x.sym_size(0) && g.sym_size(2) == strided(x.sym_size(2)) &&
+                        g.sym_size(3) == strided(x.sym_size(3)) &&
+                        g.scalar_type() == x.scalar_type(),
                     "grads have shape ", g.sym_sizes(), ", which x of ", x.sym_sizes(),
-                    " does not give");
+                    " does not give at stride ", stride);
 }
 
 ConvolveArgs convolve_arguments(const Tensor& map, int64_t inputs, int64_t outputs, size_t edges,
@@ -112,13 +115,15 @@ void over_tiles(const ConvolveArgs& args, const F& f) {
   at::parallel_for(0, args.tiles(), std::max<int64_t>(16, kWorthAThread / each), f);
 }
 
-std::vector<Tensor> forward_cpu(const Tensor& given, TensorList weights) {
-  check_convolve(given, weights);
+}  // namespace
+
+std::vector<Tensor> run_convolve_forward(const ConvolveArgs& args, const Tensor& given,
+                                         TensorList weights) {
   const Tensor x = given.contiguous(kConvolveLayout);
-  const auto args =
-      convolve_arguments(x, x.size(1), weights[0].size(0), weights.size(), weights[0].size(2));
   const Tensor packed = pack_kernels(args, x, weights, false);
-  const Made y(weights.size(), {args.images, args.outputs, args.height, args.width}, x.options());
+  const Made y(weights.size(),
+               {args.images, args.outputs, args.strided(args.height), args.strided(args.width)},
+               x.options());
   over_tiles(args, [&](int64_t begin, int64_t end) {
     convolve_forward_cpu(args, x.const_data_ptr(), packed.const_data_ptr(), y.data.data(), begin,
                          end);
@@ -126,14 +131,28 @@ std::vector<Tensor> forward_cpu(const Tensor& given, TensorList weights) {
   return y.tensors;
 }
 
+namespace {
+
+std::vector<Tensor> forward_cpu(const Tensor& x, TensorList weights) {
+  check_convolve(x, weights);
+  return run_convolve_forward(
+      convolve_arguments(x, x.size(1), weights[0].size(0), weights.size(), weights[0].size(2)), x,
+      weights);
+}
+
 }  // namespace
 
-Tensor convolve_backward_map(TensorList given, TensorList weights) {
-  check_convolve_backward_map(given, weights);
+Tensor convolve_backward_map(TensorList grads, TensorList weights) {
+  check_convolve_backward_map(grads, weights);
+  return run_convolve_backward_map(
+      convolve_arguments(grads[0], weights[0].size(1), grads[0].size(1), grads.size(),
+                         weights[0].size(2)),
+      grads, weights);
+}
+
+Tensor run_convolve_backward_map(const ConvolveArgs& args, TensorList given, TensorList weights) {
   const Held grads(given);
   const Tensor& g = grads.tensors[0];
-  const auto args = convolve_arguments(g, weights[0].size(1), g.size(1), grads.tensors.size(),
-                                       weights[0].size(2));
   const Tensor packed = pack_kernels(args, g, weights, true);
   Tensor grad_map = at::empty({args.images, args.inputs, args.height, args.width},
                               g.options().memory_format(kConvolveLayout));
@@ -154,13 +173,16 @@ std::vector<Tensor> merged_weights(const ConvolveArgs& args, const Tensor& sums)
   return weights.tensors;
 }
 
-std::vector<Tensor> convolve_backward_weight(TensorList given, const Tensor& given_x,
-                                             int64_t kernel) {
-  check_convolve_backward_weight(given, given_x, kernel);
+std::vector<Tensor> convolve_backward_weight(TensorList grads, const Tensor& x, int64_t kernel) {
+  check_convolve_backward_weight(grads, x, kernel);
+  return run_convolve_backward_weight(
+      convolve_arguments(x, x.size(1), grads[0].size(1), grads.size(), kernel), grads, x);
+}
+
+std::vector<Tensor> run_convolve_backward_weight(const ConvolveArgs& args, TensorList given,
+                                                 const Tensor& given_x) {
   const Held grads(given);
   const Tensor x = given_x.contiguous(kConvolveLayout);
-  const auto args =
-      convolve_arguments(x, x.size(1), grads.tensors[0].size(1), grads.tensors.size(), kernel);
   // One part a thread: the sums depend on the number of threads alone.
   const int64_t parts = std::clamp<int64_t>(args.tiles() / 16, 1, at::get_num_threads());
   Tensor sums = at::zeros({parts, args.kernel_values()}, x.options().dtype(opmath(x)));
@@ -181,6 +203,11 @@ Tensor empty_map(const Tensor& like, const c10::SymInt& channels) {
                           like.options().memory_format(kConvolveLayout));
 }
 
+Tensor empty_weight(const Tensor& grad, const Tensor& x, int64_t kernel) {
+  return at::empty_symint({grad.sym_size(1), x.sym_size(1), kernel, kernel},
+                          x.options().dtype(opmath(x)).memory_format(kConvolveLayout));
+}
+
 namespace {
 
 std::vector<Tensor> forward_meta(const Tensor& x, TensorList weights) {
@@ -198,11 +225,7 @@ Tensor backward_map_meta(TensorList grads, TensorList weights) {
 std::vector<Tensor> backward_weight_meta(TensorList grads, const Tensor& x, int64_t kernel) {
   check_convolve_backward_weight(grads, x, kernel);
   std::vector<Tensor> grad_weights;
-  for (const Tensor& g : grads) {
-    grad_weights.push_back(
-        at::empty_symint({g.sym_size(1), x.sym_size(1), kernel, kernel},
-                         x.options().dtype(opmath(x)).memory_format(kConvolveLayout)));
-  }
+  for (const Tensor& g : grads) grad_weights.push_back(empty_weight(g, x, kernel));
   return grad_weights;
 }
 

@@ -20,7 +20,8 @@ constexpr auto kConvolveLayout = at::MemoryFormat::ChannelsLast;
 // Nothing here reads data, and shapes may be symbolic.
 void check_convolve(const Tensor& x, TensorList weights, bool one_size = true);
 void check_convolve_backward_map(TensorList grads, TensorList weights, bool one_size = true);
-void check_convolve_backward_weight(TensorList grads, const Tensor& x, int64_t kernel);
+void check_convolve_backward_weight(TensorList grads, const Tensor& x, int64_t kernel,
+                                    int64_t stride = 1);
 
 /// Of convolutions of maps like `map`.
 ConvolveArgs convolve_arguments(const Tensor& map, int64_t inputs, int64_t outputs, size_t edges,
@@ -34,11 +35,22 @@ Tensor pack_kernels(const ConvolveArgs& args, const Tensor& like, TensorList wei
 /// The gradients of the weights from sums [parts, kernel_values()].
 std::vector<Tensor> merged_weights(const ConvolveArgs& args, const Tensor& sums);
 
+// What is given has been checked.
+std::vector<Tensor> run_convolve_forward(const ConvolveArgs& args, const Tensor& x,
+                                         TensorList weights);
+Tensor run_convolve_backward_map(const ConvolveArgs& args, TensorList grads, TensorList weights);
+std::vector<Tensor> run_convolve_backward_weight(const ConvolveArgs& args, TensorList grads,
+                                                 const Tensor& x);
+
+// Of stride 1; what is given is checked.
 Tensor convolve_backward_map(TensorList grads, TensorList weights);
 std::vector<Tensor> convolve_backward_weight(TensorList grads, const Tensor& x, int64_t kernel);
 
 /// A map like `like`, with other channels; shapes may be symbolic.
 Tensor empty_map(const Tensor& like, const c10::SymInt& channels);
+
+/// For the gradient of the weight of a convolution of x.
+Tensor empty_weight(const Tensor& grad, const Tensor& x, int64_t kernel);
 
 /// Tensors laid out as the kernels need, and where they are.
 struct Held {

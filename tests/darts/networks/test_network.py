@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from darts.networks.network import build_network
-from darts.networks.operations import Conv2d, DepthwiseConv2d
+from darts.networks.operations import Conv2d, DepthwiseConv2d, ReLU
 from darts.networks.stacked import StackedSkeleton
 from darts.networks.two_inputs import TwoInputNetwork
 from darts.spaces import SPACES
@@ -96,12 +96,12 @@ def test_wrong_sizes_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("arch", "channels"), [(DARTS_V2, 4), (DARTS_V2, 16), (RESNET_LIKE, 16)])
-def test_convolutions_are_pytorchs_in_value_and_gradient(arch: str, channels: int) -> None:
+def test_layers_are_pytorchs_in_value_and_gradient(arch: str, channels: int) -> None:
     """Those of our own are used while training, and are the same functions."""
     torch.manual_seed(0)
     net = build_network(arch, channels=channels, cells=3, classes=10).double()
     other = conventional(copy.deepcopy(net))
-    assert not any(isinstance(m, (Conv2d, DepthwiseConv2d)) for m in other.modules())
+    assert not any(isinstance(m, (Conv2d, DepthwiseConv2d, ReLU)) for m in other.modules())
     images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
     for mode in (False, True):
         ours, theirs = net.train(mode)(images), other.train(mode)(images)
