@@ -4,8 +4,8 @@
 
 On the CPU, in float32 and bfloat16, at the shapes of a NAS-Bench-201 search (C=16, batch 64): the
 three edges that leave a cell's input, by kernel size, alone and with the batch normalisation of
-their results as a search's nodes make it; and those of stride 2 between stages. Ours take bfloat16 maps with float32 weights, PyTorch's
-with bfloat16 ones.
+their results as a search's nodes make it; and those of stride 2 between stages. Ours take bfloat16
+maps with float32 weights, PyTorch's with bfloat16 ones.
 """
 
 from __future__ import annotations
