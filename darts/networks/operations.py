@@ -39,11 +39,12 @@ class Conv2d(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
-        if not (self.training and convolves(input, self.weight)):
-            return super().forward(input)
-        if self.stride[0] == 2:
-            return convolve_strided(input, self.weight)
-        return convolve(input, [self.weight])[0]
+        if self.training and convolves(input, self.weight):
+            if self.stride[0] == 1:
+                return convolve(input, [self.weight])[0]
+            if self.stride[0] == 2:
+                return convolve_strided(input, self.weight)
+        return super().forward(input)
 
 
 class ReLUConvNorm(nn.Sequential):
