@@ -7,7 +7,7 @@ checkout of AutoDL-Projects (github.com/D-X-Y/AutoDL-Projects), run with its own
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,19 +77,25 @@ def new_alphas(space: Space, device: str) -> dict[str, Tensor]:
 
 
 def conventional_step(
-    space: Space, size: Size, precision: torch.dtype | None = None, *, captured: bool = False
+    space: Space, size: Size, precision: torch.dtype | None = None, *, strongest: bool = False
 ) -> Step:
     """One module per operation, ``backward()`` through everything.
 
-    ``captured``: on a GPU as one CUDA graph, channels last, with fused optimisers: the strongest
-    that a user could build of public parts.
+    ``strongest``: as a user could have it of public parts. Channels last, with fused optimisers; on
+    a GPU as one CUDA graph, on a CPU compiled.
     """
     train, validation = batches(size)
     net = ReferenceSupernet(space, size.channels, size.cells, CLASSES).to(size.device)
-    if captured:
+    if strongest:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     alphas = new_alphas(space, size.device)
-    sgd, adam = optimizers(list(net.parameters()), list(alphas.values()), captured=captured)
+    sgd, adam = optimizers(list(net.parameters()), list(alphas.values()), captured=strongest)
+
+    def loss_of(images: Tensor, labels: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        with torch.autocast(images.device.type, precision, precision is not None):
+            return F.cross_entropy(net(images, weights), labels)
+
+    loss_function = torch.compile(loss_of) if strongest and not size.on_gpu else loss_of
 
     def step(*parts: Tensor) -> list[Tensor]:
         losses = []
@@ -97,17 +103,16 @@ def conventional_step(
             sgd.zero_grad()
             adam.zero_grad()
             weights = {name: a.softmax(-1) for name, a in alphas.items()}
-            with torch.autocast(images.device.type, precision, precision is not None):
-                loss = F.cross_entropy(net(images, weights), labels)
+            loss = loss_function(images, labels, weights)
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
         return losses
 
-    if captured:
+    if strongest:
         last = torch.channels_last
         train, validation = ((x.to(memory_format=last), y) for x, y in (train, validation))
-    run = CapturedStep(step) if captured else step
+    run = CapturedStep(step) if strongest else step
     return lambda: run(*train, *validation)
 
 

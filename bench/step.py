@@ -252,12 +252,13 @@ def variants(size: Size, peer_path: Path | None) -> dict[str, Step]:
     if peer_path is not None:
         steps["AutoDL-Projects, float32"] = peer(peer_path, size).step
     steps["module per operation, float32"] = conventional_step(NB201, size)
+    bf16 = torch.bfloat16
     if size.on_gpu:
-        bf16 = torch.bfloat16
         steps["module per operation, bfloat16"] = conventional_step(NB201, size, bf16)
-        for name, autocast in (("float32", None), ("bfloat16", bf16)):
-            rival = conventional_step(NB201, size, autocast, captured=True)
-            steps[f"module per operation, {name}, captured"] = rival
+    for name, autocast in (("float32", None), ("bfloat16", bf16)):
+        rival = conventional_step(NB201, size, autocast, strongest=True)
+        steps[f"module per operation, {name}, {'captured' if size.on_gpu else 'compiled'}"] = rival
+    if size.on_gpu:
         return steps | search_steps(NB201, size)
     steps |= search_steps(NB201, size)
     for precision in PRECISIONS:

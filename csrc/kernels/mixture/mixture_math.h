@@ -32,6 +32,19 @@ struct Moments {
     count = total;
   }
 
+  /// Of value i of `values`, from chunks' means and sums of squared deviations,
+  /// [chunks][2][values], of pixels(j) values each.
+  template <class F>
+  static Moments of_chunks(const double* partials, int64_t chunks, int64_t values, int64_t i,
+                           const F& pixels) {
+    Moments moments{0.0, 0.0, 0.0};
+    for (int64_t j = 0; j < chunks; ++j) {
+      const double* const chunk = partials + j * 2 * values + i;
+      moments.merge({static_cast<double>(pixels(j)), chunk[0], chunk[values]});
+    }
+    return moments;
+  }
+
   SN_HOST_DEVICE double variance() const { return m2 / count; }
   /// As torch's batch norm puts into the running variance; infinite for a single value there too.
   SN_HOST_DEVICE double unbiased_variance() const { return m2 / (count - 1.0); }

@@ -12,11 +12,8 @@ void merge_statistics(const MixtureArgs& args, const double* partials, const int
                       S* mean, S* rstd) {
   const int64_t values = args.normalized * args.channels;
   for (int64_t i = 0; i < values; ++i) {
-    Moments moments{0.0, 0.0, 0.0};
-    for (int64_t j = 0; j < chunks; ++j) {
-      const double* chunk = partials + j * 2 * values;
-      moments.merge({static_cast<double>(bounds[j + 1] - bounds[j]), chunk[i], chunk[values + i]});
-    }
+    const Moments moments = Moments::of_chunks(
+        partials, chunks, values, i, [&](int64_t j) { return bounds[j + 1] - bounds[j]; });
     mean[i] = static_cast<S>(moments.mean);
     rstd[i] = static_cast<S>(inverse_deviation(moments.variance(), eps));
     const int64_t k = i / args.channels;

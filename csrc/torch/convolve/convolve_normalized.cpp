@@ -89,12 +89,9 @@ std::tuple<std::vector<Tensor>, Tensor> forward_cpu(const Tensor& given, TensorL
   for (const auto k : c10::irange(kinds.size())) {
     const int64_t values = kinds[k].args.edges * outputs;
     for (int64_t i = 0; i < values; ++i) {
-      Moments total{0.0, 0.0, 0.0};
-      for (int64_t part = 0; part < groups.parts; ++part) {
-        const double* const from = states[k].partials.data() + part * 2 * values + i;
-        total.merge({static_cast<double>(states[k].seen[static_cast<size_t>(part)]), from[0],
-                     from[values]});
-      }
+      const Moments total = Moments::of_chunks(
+          states[k].partials.data(), groups.parts, values, i,
+          [&](int64_t part) { return states[k].seen[static_cast<size_t>(part)]; });
       const auto edge = static_cast<int64_t>(kinds[k].places[static_cast<size_t>(i / outputs)]);
       double* const to = moments.mutable_data_ptr<double>() + edge * 2 * outputs + i % outputs;
       to[0] = total.mean;

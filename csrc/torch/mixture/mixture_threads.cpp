@@ -72,12 +72,9 @@ std::vector<double> completed(const MixtureArgs& args, TensorList moments) {
   const std::vector<double> partials = partial_statistics(rest, chunks);
   const int64_t taken = rest.normalized * args.channels;
   for (int64_t i = 0; i < taken; ++i) {
-    Moments total{0.0, 0.0, 0.0};
-    for (int64_t j = 0; j < chunks.count(); ++j) {
-      const double* const chunk = partials.data() + 2 * j * taken;
-      const int64_t pixels = chunks.bounds()[j + 1] - chunks.bounds()[j];
-      total.merge({static_cast<double>(pixels), chunk[i], chunk[taken + i]});
-    }
+    const Moments total =
+        Moments::of_chunks(partials.data(), chunks.count(), taken, i,
+                           [&](int64_t j) { return chunks.bounds()[j + 1] - chunks.bounds()[j]; });
     double* const to = of_rest[static_cast<size_t>(i / args.channels)] + i % args.channels;
     to[0] = total.mean;
     to[values] = total.m2;
