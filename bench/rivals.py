@@ -77,25 +77,30 @@ def new_alphas(space: Space, device: str) -> dict[str, Tensor]:
 
 
 def conventional_step(
-    space: Space, size: Size, precision: torch.dtype | None = None, *, strongest: bool = False
+    space: Space,
+    size: Size,
+    precision: torch.dtype | None = None,
+    *,
+    tuned: bool = False,
+    compiled: bool = False,
 ) -> Step:
     """One module per operation, ``backward()`` through everything.
 
-    ``strongest``: as a user could have it of public parts. Channels last, with fused optimisers; on
-    a GPU as one CUDA graph, on a CPU compiled.
+    ``tuned``: channels last, with fused optimisers, on a GPU as one CUDA graph. ``compiled`` by
+    torch.compile: with both the strongest that a user could build of public parts.
     """
     train, validation = batches(size)
     net = ReferenceSupernet(space, size.channels, size.cells, CLASSES).to(size.device)
-    if strongest:
+    if tuned:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     alphas = new_alphas(space, size.device)
-    sgd, adam = optimizers(list(net.parameters()), list(alphas.values()), captured=strongest)
+    sgd, adam = optimizers(list(net.parameters()), list(alphas.values()), captured=tuned)
 
     def loss_of(images: Tensor, labels: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         with torch.autocast(images.device.type, precision, precision is not None):
             return F.cross_entropy(net(images, weights), labels)
 
-    loss_function = torch.compile(loss_of) if strongest and not size.on_gpu else loss_of
+    loss_function = torch.compile(loss_of) if compiled else loss_of
 
     def step(*parts: Tensor) -> list[Tensor]:
         losses = []
@@ -109,10 +114,10 @@ def conventional_step(
             losses.append(loss.detach())
         return losses
 
-    if strongest:
+    if tuned:
         last = torch.channels_last
         train, validation = ((x.to(memory_format=last), y) for x, y in (train, validation))
-    run = CapturedStep(step) if strongest else step
+    run = CapturedStep(step) if tuned else step
     return lambda: run(*train, *validation)
 
 

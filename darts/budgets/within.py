@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # loads its `optimize`, which takes a while, where that is used
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
 from darts.budgets.costs import Costs
@@ -68,13 +68,15 @@ def best_within(
     # The solver may be past a bound by a rounding of its own; then it is asked for a little less.
     for share in (1.0, 1 - 1e-7, 1 - 1e-6, 1 - 1e-5):
         limits = [
-            LinearConstraint(row(costs.edges) / limit, -np.inf, share - costs.constant / limit)
+            scipy.optimize.LinearConstraint(
+                row(costs.edges) / limit, -np.inf, share - costs.constant / limit
+            )
             for costs, limit in bounds
         ]
-        found = milp(
+        found = scipy.optimize.milp(
             -row(values),
             integrality=[1] * len(options) + [0] * len(flows),
-            bounds=Bounds(0, 1),
+            bounds=scipy.optimize.Bounds(0, 1),
             constraints=[*rules, *limits],
             options={"mip_rel_gap": 0.0},
         )
@@ -87,7 +89,9 @@ def best_within(
     return None
 
 
-def _choice(space: Space, options: Sequence[_Option], flows: int) -> list[LinearConstraint]:
+def _choice(
+    space: Space, options: Sequence[_Option], flows: int
+) -> list[scipy.optimize.LinearConstraint]:
     """An edge has at most one operation, and a group of edges as many as are kept."""
     few = space.leaves_edges_out
     edges: dict[object, Array] = {}
@@ -102,14 +106,14 @@ def _choice(space: Space, options: Sequence[_Option], flows: int) -> list[Linear
             rows.setdefault(key, np.zeros(len(options) + flows))[place] = 1
     exact = [kept[group] for group in groups]
     return [
-        LinearConstraint(np.stack([*edges.values()]), 0, 1),
-        LinearConstraint(np.stack([*groups.values()]), exact, exact),
+        scipy.optimize.LinearConstraint(np.stack([*edges.values()]), 0, 1),
+        scipy.optimize.LinearConstraint(np.stack([*groups.values()]), exact, exact),
     ]
 
 
 def _path(
     space: Space, options: Sequence[_Option], flows: Sequence[tuple[str, int]]
-) -> LinearConstraint:
+) -> scipy.optimize.LinearConstraint:
     """A unit flows from the inputs to each node that is an output, over edges without `none`."""
     columns = len(options) + len(flows)
     rows, least, most = [np.zeros(columns)], [0.0], [0.0]
@@ -129,7 +133,7 @@ def _path(
                 row[[len(options) + flows.index((cell, edge)) for edge in of_node]] = sign
             arrives = float(node == table.nodes[-1])
             rows, least, most = [*rows, row], [*least, arrives], [*most, arrives]
-    return LinearConstraint(np.stack(rows), least, most)
+    return scipy.optimize.LinearConstraint(np.stack(rows), least, most)
 
 
 def _can_be_cut(space: Space, cell: str) -> bool:

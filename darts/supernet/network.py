@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -56,6 +57,7 @@ class Supernet(nn.Module):
         auxiliary_skip: bool,
     ) -> None:
         super().__init__()
+        _leave_as_it_is()
         self.space = space
         self.criterion = F.cross_entropy
         self.register_buffer("auxiliary_weight", torch.ones(()) if auxiliary_skip else None)
@@ -76,9 +78,6 @@ class Supernet(nn.Module):
         self.skeleton = space.around.body(sizes, make_cell)
         self.to(memory_format=torch.channels_last)
 
-    # torch.compile leaves it as it is: its kernels are fused already, hand gradients over outside
-    # autograd, and would be traced anew for every node of every cell.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self, images: Tensor, weights: Mapping[str, Tensor], live: Mapping[str, Live] | None = None
     ) -> Tensor:
@@ -145,6 +144,17 @@ class Supernet(nn.Module):
             if not name.startswith(inside) and not name.endswith("num_batches_tracked"):
                 views[name] = buffer
         return views
+
+
+@functools.cache
+def _leave_as_it_is() -> None:
+    """Keep torch.compile from the supernet.
+
+    Its kernels are fused already, hand gradients over outside autograd, and would be traced anew
+    for every node of every cell. Not a decorator: PyTorch's compiler takes a second to load, which
+    commands that build no supernet would wait for.
+    """
+    Supernet.forward = torch.compiler.disable(Supernet.forward)  # type: ignore[method-assign]
 
 
 def build_supernet(

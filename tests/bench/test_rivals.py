@@ -26,9 +26,9 @@ def test_the_strongest_rival_takes_the_same_steps(monkeypatch: pytest.MonkeyPatc
         return net
 
     monkeypatch.setattr("bench.rivals.ReferenceSupernet", noted)
-    for strongest in (False, True):
-        run = conventional_step(NB201, Size(channels=4, batch=4), strongest=strongest)
+    for strong in (False, True):
+        run = conventional_step(NB201, Size(channels=4, batch=4), tuned=strong, compiled=strong)
         for _ in range(3):
             run()
-    for usual, strong in zip(*found, strict=True):
-        torch.testing.assert_close(strong, usual, rtol=1e-3, atol=1e-4)
+    for usual, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, usual, rtol=1e-3, atol=1e-4)

@@ -171,8 +171,12 @@ def test_listed_files_of_a_run_are_there(folder: Path) -> None:
 SOURCES = {
     "6 x 5, two CPU": [("| 6 x 5 | 2", 1), ("| 6 x 5 | 2", 2)],
     "C=16, N=1, float32": [
-        ("| `Search.step`, EDD, float32 | 185", 1),
-        ("| one module per operation (tests/reference), float32 | 808", 1),
+        ("| `Search.step`, EDD, float32 | 187", 1),
+        ("| the same, channels last, compiled, float32 |", 1),
+    ],
+    "C=16, N=1, bfloat16": [
+        ("| `Search.step`, EDD, bfloat16 | 122", 1),
+        ("| the same, channels last, compiled, bfloat16 |", 1),
     ],
     "C=16, N=5, bfloat16": [
         ("| ours, bfloat16 |", 1),
