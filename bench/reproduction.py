@@ -201,8 +201,9 @@ def draw_middle(axes: Axes, runs: Sequence[Mapping[str, Any]], field: str, label
     points = [(epoch, column) for epoch, column in enumerate(columns, start=1) if column]
     epochs = [epoch for epoch, _ in points]
     low, middle, high = np.transpose([np.percentile(col, (25, 50, 75)) for _, col in points])
-    colour = PALETTE[len(axes.lines) % len(PALETTE)]
-    axes.plot(epochs, middle, color=colour, label=label, linewidth=1.5)
+    rounds, place = divmod(len(axes.lines), len(PALETTE))
+    colour, dashes = PALETTE[place], "--" if rounds % 2 else "-"  # no two lines look the same
+    axes.plot(epochs, middle, color=colour, label=label, linewidth=1.5, linestyle=dashes)
     axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
