@@ -93,7 +93,7 @@ class _Convolve(torch.autograd.Function):
                     maps[i] = each
         needed = x if any(ctx.needs_input_grad[3:]) else None
         ctx.save_for_backward(needed, *weights, *(maps if gradients else ()))
-        ctx.gradients = gradients
+        ctx.size, ctx.gradients = x.shape, gradients
         ctx.set_materialize_grads(False)
         return *maps, *([] if found is None else [found])
 
@@ -115,7 +115,8 @@ class _Convolve(torch.autograd.Function):
         if whole is None:
             return None, *nothing, *(None for _ in weights)
         if torch.is_grad_enabled():
-            return *nothing, *_differentiable(whole, x, weights, [needs_map, any(needs_weights)])
+            needs = [needs_map, any(needs_weights)]
+            return *nothing, *_differentiable(whole, x, ctx.size, weights, needs)
         return *nothing, *_gradients(whole, x, weights, [needs_map, any(needs_weights)])
 
 
@@ -165,13 +166,14 @@ def _written(
 def _differentiable(
     grads: Sequence[Tensor],
     x: Tensor | None,
+    size: torch.Size,
     weights: Sequence[Tensor],
     needs: list[bool],
     stride: int = 1,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients as functions that can be differentiated again."""
+    """The gradients as functions that can be differentiated again; ``size`` is that of x."""
     if x is None:  # only its shape counts
-        x = grads[0].new_empty(len(grads[0]), weights[0].shape[1], *grads[0].shape[2:])
+        x = grads[0].new_empty(size)
     maps, of_weights = [], []
     for g, w in zip(grads, weights, strict=True):
         padding = [w.shape[-1] // 2] * 2
@@ -197,8 +199,7 @@ class _ConvolveStrided(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         needs = list(ctx.needs_input_grad)
         if torch.is_grad_enabled():
-            like = grad.new_empty(ctx.size) if x is None else x
-            return _differentiable([grad], like, [weight], needs, stride=2)
+            return _differentiable([grad], x, ctx.size, [weight], needs, stride=2)
         of_map = of_weight = None
         if needs[0]:
             of_map = _ops.convolve_strided_backward_map(grad, weight, *ctx.size[2:])

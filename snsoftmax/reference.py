@@ -72,9 +72,9 @@ def rectify_average(x: Tensor) -> tuple[Tensor, Tensor]:
     return functional.relu(x), functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
-def convolve(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
-    """``x`` convolved with each of ``weights``, [K, C, k, k] with odd k, at its size."""
-    return [functional.conv2d(x, w, padding=w.shape[-1] // 2) for w in weights]
+def convolve(x: Tensor, weights: Sequence[Tensor], stride: int = 1) -> list[Tensor]:
+    """``x`` convolved with each of ``weights``, [K, C, k, k] with odd k, at its size or strided."""
+    return [functional.conv2d(x, w, stride=stride, padding=w.shape[-1] // 2) for w in weights]
 
 
 def node_convolve(x: Tensor, three: Tensor, one: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
