@@ -66,17 +66,24 @@ def search_step(
     *,
     captured: bool = False,
     temperature: float | None = None,
+    own_convolutions: bool = False,
 ) -> Step:
     """`Search.step` of a method with its published settings, but for the size, halfway through.
 
     ``captured`` makes it one CUDA graph, on a GPU. ``temperature``: another than the method's.
+    ``own_convolutions``: as the setting of the supernet.
     """
     config = configure(
         method=method,
         space=space.name,
         device=size.device,
         data={"batch_size": size.batch},
-        supernet={"channels": size.channels, "cells": size.cells, "precision": precision},
+        supernet={
+            "channels": size.channels,
+            "cells": size.cells,
+            "precision": precision,
+            "own_convolutions": own_convolutions,
+        },
     )
     search = Search(config, images=random_images(2 * size.batch))
     for epoch in range(config.epochs // 2):
@@ -98,6 +105,17 @@ def search_steps(space: Space, size: Size) -> dict[str, Step]:
         )
         for captured in ((False, True) if size.on_gpu else (False,))
         for method in METHODS
+        for precision in PRECISIONS
+    }
+
+
+def own_convolutions(size: Size) -> dict[str, Step]:
+    """EDD's step as a graph by the package's own convolutions, which leave out what β does not."""
+    return {
+        f"edd, {precision}, captured, own convolutions{name}": search_step(
+            "edd", NB201, size, precision, captured=True, temperature=t, own_convolutions=True
+        )
+        for name, t in (("", None), (", small temperature", SHARP))
         for precision in PRECISIONS
     }
 
@@ -261,7 +279,7 @@ def variants(size: Size, peer_path: Path | None) -> dict[str, Step]:
         rival = conventional_step(NB201, size, autocast, tuned=True, compiled=not size.on_gpu)
         steps[f"module per operation, {name}, {kind}"] = rival
     if size.on_gpu:
-        return steps | search_steps(NB201, size)
+        return steps | search_steps(NB201, size) | own_convolutions(size)
     steps |= search_steps(NB201, size)
     for precision in PRECISIONS:
         sharp = search_step("edd", NB201, size, precision, temperature=SHARP)

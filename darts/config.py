@@ -89,7 +89,11 @@ class SupernetConfig:
         "MODULE:FUNCTION that changes the supernet before it trains: its stem, head or criterion",
     )
     zero_skip: bool = setting(
-        True, "on the CPU, leave out operations whose weight is lost in rounding"
+        True,
+        "leave out what a weight lost in rounding multiplies: on the CPU, and of own convolutions",
+    )
+    own_convolutions: bool = setting(
+        False, "on a GPU, kernels of this package for what leaves a node; no GPU has run them yet"
     )
 
 

@@ -47,6 +47,7 @@ class SupernetKeywords(TypedDict, total=False):
     precision: Precision
     adapt: str
     zero_skip: bool
+    own_convolutions: bool
 
 
 class WeightKeywords(TypedDict, total=False):

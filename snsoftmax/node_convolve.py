@@ -26,44 +26,56 @@ class NodeMaps(NamedTuple):
     """What `node_convolve` gives.
 
     ``three``, ``one``: the maps of the 3x3 and of the 1x1 convolutions, [N, edges·C, H, W].
-    ``mean``, ``var`` (biased): of every channel of ``three``, then of ``one``, over images and
-    pixels, in float32, or float64 for float64 maps; no gradient goes through them.
+    ``moments``: [edges of ``three``, then of ``one``, 2, C] in float64, mean and sum of squared
+    deviations of each channel over images and pixels, the latter -1 of an edge that is not live;
+    no gradient goes through them.
     """
 
     three: Tensor
     one: Tensor
-    mean: Tensor
-    var: Tensor
+    moments: Tensor
 
 
 def fits(device: str, dtype: torch.dtype, channels: int, edges: int, tf32: bool) -> bool:
     """Are the kernels of our own for maps of ``dtype`` with ``channels`` on such a ``device``?
 
     ``edges``: most of an operation. ``tf32``: may float32 be rounded to TF32, as PyTorch lets cuDNN
-    by default (``torch.backends.cudnn.allow_tf32``)?
+    by default (``torch.backends.cudnn.allow_tf32``)? On the device ``meta``, where nothing is
+    computed, it is as on CUDA.
     """
     products = dtype == torch.bfloat16 or (dtype == torch.float32 and tf32)
-    return device == "cuda" and products and channels in CHANNELS and edges <= MOST_EDGES
+    own = device in ("cuda", "meta") and products
+    return own and channels in CHANNELS and edges <= MOST_EDGES
+
+
+def fits_map(x: Tensor, edges: int) -> bool:
+    """`fits` for ``x``, as PyTorch's settings are now."""
+    return fits(x.device.type, x.dtype, x.shape[1], edges, torch.backends.cudnn.allow_tf32)
 
 
 def _fits(x: Tensor, three: Tensor, one: Tensor) -> bool:
-    edges = max(len(three), len(one)) // x.shape[1]
-    return fits(x.device.type, x.dtype, x.shape[1], edges, torch.backends.cudnn.allow_tf32)
+    return fits_map(x, max(len(three), len(one)) // x.shape[1])
 
 
 def composed(x: Tensor, three: Tensor, one: Tensor, live: Tensor | None) -> NodeMaps:
     """`node_convolve` by PyTorch's own operators; zeros where an edge is not live."""
     _ops.node_convolve_check(x, three, one, live)
     rectified = F.relu(x)
-    maps = [F.conv2d(rectified, w, padding=w.shape[-1] // 2) for w in (three, one)]
+    maps = [
+        F.conv2d(rectified, w, padding=w.shape[-1] // 2) if len(w) else x[:, :0]
+        for w in (three, one)
+    ]
     y_three, y_one = (
         y.contiguous(memory_format=torch.channels_last) for y in _of_live_edges(x, maps, live)
     )
     with torch.no_grad():
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        moments = [torch.var_mean(y.to(wide), (0, 2, 3), correction=0) for y in (y_three, y_one)]
-        var, mean = (torch.cat(parts) for parts in zip(*moments, strict=True))
-    return NodeMaps(y_three, y_one, mean, var)
+        y = torch.cat((y_three, y_one), dim=1).double().unflatten(1, (-1, x.shape[1]))
+        var, mean = torch.var_mean(y, (0, 3, 4), correction=0)
+        squares = var * (x.numel() // x.shape[1])
+        if live is not None:
+            squares.masked_fill_(~live[:, None], -1)
+        moments = torch.stack((mean, squares), dim=1)
+    return NodeMaps(y_three, y_one, moments)
 
 
 def _of_live_edges(x: Tensor, maps: Sequence[Tensor], live: Tensor | None) -> Sequence[Tensor]:
@@ -77,6 +89,8 @@ def _of_live_edges(x: Tensor, maps: Sequence[Tensor], live: Tensor | None) -> Se
 def _convolution_backward(
     grad: Tensor, rectified: Tensor, weight: Tensor, needs_map: bool, needs_weight: bool
 ) -> tuple[Tensor, Tensor]:
+    if len(weight) == 0:
+        return torch.zeros_like(rectified), torch.empty_like(weight)
     padding = [weight.shape[-1] // 2] * 2
     of_map, of_weight, _ = torch.ops.aten.convolution_backward(
         grad, rectified, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1,
@@ -152,10 +166,10 @@ def node_convolve(x: Tensor, three: Tensor, one: Tensor, live: Tensor | None = N
     """Convolve max(``x``, 0), [N, C, H, W], 3x3 and 1x1 for every edge that leaves a node.
 
     ``three`` [edges·C, C, 3, 3] and ``one`` [edges·C, C, 1, 1], of ``x``'s dtype, hold an
-    operation's edges one behind the other; borders are zeros. ``live`` [edges of ``three``, then
-    of ``one``], bool, on ``x``'s device: an edge that is not is left out, its part of the maps must
-    not be read, its moments are 0. Raises ValueError or TypeError where shapes, devices or dtypes
-    differ from that.
+    operation's edges, or none, one behind the other; borders are zeros. ``live`` [edges of
+    ``three``, then of ``one``], bool, on ``x``'s device: an edge that is not is left out, its part
+    of the maps must not be read. Raises ValueError or TypeError where shapes,
+    devices or dtypes differ from that.
     """
     if _fits(x, three, one):
         return NodeMaps(*_ops.node_convolve(x, three, one, live))

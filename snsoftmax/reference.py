@@ -77,12 +77,13 @@ def convolve(x: Tensor, weights: Sequence[Tensor], stride: int = 1) -> list[Tens
     return [functional.conv2d(x, w, stride=stride, padding=w.shape[-1] // 2) for w in weights]
 
 
-def node_convolve(x: Tensor, three: Tensor, one: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def node_convolve(x: Tensor, three: Tensor, one: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As `snsoftmax.node_convolve.node_convolve` where every edge is live."""
-    maps = convolve(functional.relu(x), [three, one])
-    mean = torch.cat([y.mean((0, 2, 3)) for y in maps])
-    var = torch.cat([y.var((0, 2, 3), correction=0) for y in maps])
-    return maps[0], maps[1], mean, var
+    maps = torch.cat(convolve(functional.relu(x), [w for w in (three, one) if len(w)]), dim=1)
+    y = maps.unflatten(1, (-1, x.shape[1]))
+    mean = y.mean((0, 3, 4))
+    squares = (y - mean[..., None, None]).square().sum((0, 3, 4))
+    return *maps.split([len(three), len(one)], dim=1), torch.stack((mean, squares), dim=1)
 
 
 def depthwise(x: Tensor, weights: Sequence[Tensor], stride: int, dilation: int) -> list[Tensor]:

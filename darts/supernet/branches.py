@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -21,10 +22,11 @@ from torch import Tensor, nn
 
 from darts.networks.normalization import EPS, MOMENTUM
 from darts.networks.operations import to_even
-from darts.supernet.mixture import SharedMap
+from darts.supernet.mixture import SharedGradient, SharedMap
 from darts.supernet.normalized_depthwise import normalized_depthwise
 from snsoftmax.convolve import convolve, convolve_to_normalize, convolves
 from snsoftmax.depthwise import depthwise
+from snsoftmax.node_convolve import node_convolve
 
 Views = dict[str, Tensor]
 
@@ -85,12 +87,9 @@ class Branch(nn.Module):
 
         ``xs``: aliases of the rectified map, one for each map that is returned.
         """
-        if len(xs) < len(rows) == self.edges:
-            return [self.convolve(xs[0], self.weights(), rows)]
-        parts = [weight.chunk(self.edges) for weight in self.weights()]
         if len(xs) < len(rows):
-            chosen = [torch.cat([part[r] for r in rows]) for part in parts]
-            return [self.convolve(xs[0], chosen, rows)]
+            return [self.convolve(xs[0], [self.of_rows(w, rows) for w in self.weights()], rows)]
+        parts = [weight.chunk(self.edges) for weight in self.weights()]
         return [
             self.convolve(x, [part[r] for part in parts], [r])
             for x, r in zip(xs, rows, strict=True)
@@ -99,6 +98,13 @@ class Branch(nn.Module):
     def weights(self) -> list[Tensor]:
         """The parameters, each with the edges along its first dimension."""
         raise NotImplementedError
+
+    def of_rows(self, weight: Tensor, rows: Sequence[int]) -> Tensor:
+        """The part of ``weight`` that belongs to the edges ``rows``."""
+        if len(rows) == self.edges:
+            return weight
+        parts = [self.part(r, weight) for r in rows]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def convolve(self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]) -> SharedMap:
         """The map of the edges ``rows``, whose weights are given, [batch, len(rows)·C, ...]."""
@@ -149,6 +155,26 @@ def convolved(
     by_batch = any(b.training or b.statistics.mean is None for b, _ in parts)
     found = iter(convolve_to_normalize(x, weights, by_batch))
     return [[SharedMap.convolved(next(found)) for _ in rows] for _, rows in parts]
+
+
+def convolved_together(
+    x: Tensor, parts: Sequence[tuple[Convolutions, Sequence[int]]], live: Tensor | None
+) -> list[list[SharedMap]]:
+    """What the rows of 3x3 and of 1x1 convolutions, in this order, make of max(``x``, 0).
+
+    By `node_convolve`, whose ``live`` is of all the rows.
+    """
+    weights = {3: x.new_empty(0, x.shape[1], 3, 3), 1: x.new_empty(0, x.shape[1], 1, 1)}
+    for branch, rows in parts:
+        weight = branch.of_rows(branch.weight, rows)
+        weights[weight.shape[-1]] = weight.to(x.dtype)
+    found = node_convolve(x, weights[3], weights[1], live)
+    moments = iter(found.moments)
+    maps = {3: found.three, 1: found.one}
+    return [
+        [SharedMap(y := maps[b.weight.shape[-1]], SharedGradient(y), [*islice(moments, len(rows))])]
+        for b, rows in parts
+    ]
 
 
 class Reductions(Branch):
@@ -213,13 +239,6 @@ class DepthwiseConvolutions(Branch):
             self.convolve(y, rest, group)
             for y, (_, *rest), group in zip(maps, weights, groups, strict=True)
         ]
-
-    def of_rows(self, weight: Tensor, rows: Sequence[int]) -> Tensor:
-        """The part of ``weight`` that belongs to the edges ``rows``."""
-        if len(rows) == self.edges:
-            return weight
-        parts = [self.part(r, weight) for r in rows]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class DilatedConvolutions(DepthwiseConvolutions):

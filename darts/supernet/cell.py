@@ -2,197 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts.networks.normalization import batch_norm
-from darts.networks.operations import (
-    FactorizedReduce,
-    ReLUConvNorm,
-    drop_path,
-    make_operation,
-    noise_like,
-)
+from darts.networks.operations import FactorizedReduce, ReLUConvNorm, drop_path, noise_like
 from darts.networks.table import Place
 from darts.spaces.table import Cell
-from darts.supernet.branches import (
-    Branch,
-    Convolutions,
-    Statistics,
-    Views,
-    convolved,
-    make_branch,
-)
-from darts.supernet.leave import Departure, leave
+from darts.supernet.branches import Views
 from darts.supernet.mixture import SharedMap, Summand, mix
 from darts.supernet.plan import Live, Plan, Term, make_plan
-from darts.supernet.pool import max_pool
-
-AVERAGE = "avg_pool_3x3"
-POOLS = (AVERAGE, "max_pool_3x3")
-EDGELESS = (*POOLS, "none", "noise", "skip_connect")
-"""Operations without parameters, which are the same for every edge."""
-
+from darts.supernet.source import Flags, Source
 
 Shared = dict[tuple[int, tuple[tuple[int, ...], ...]], tuple[Tensor, Tensor]]
-"""Within one pass: β, by its identity, and places in it → β itself, and what is gathered there."""
-
-
-class Source(nn.Module):
-    """Everything that is computed from one node: one ReLU, one branch for each operation.
-
-    Pooling (with its normalisation) and the identity do not depend on the edge and are computed
-    once. An operation that is not the package's own is run as it is, one module an edge, and so
-    are all that double the channels.
-    """
-
-    def __init__(
-        self, cell: Cell, node: int, inputs: int, channels: int, stride: int, track: bool
-    ) -> None:
-        super().__init__()
-        slots: dict[str, list[tuple[int, int]]] = {}
-        for e in cell.outgoing(node):
-            for column, operation in enumerate(cell.candidates[e]):
-                slots.setdefault(operation, []).append((e, column))
-        self.stride = stride
-        self.slots = slots
-        self.channels = channels
-        self.branches = nn.ModuleDict()
-        self.modules_of = nn.ModuleDict()
-        self.pool_statistics = nn.ModuleDict()
-        for operation, leaving in slots.items():
-            widens = inputs != channels and operation not in ("none", "noise")
-            branch = (
-                None if widens else make_branch(operation, len(leaving), channels, stride, track)
-            )
-            if branch is not None:
-                self.branches[operation] = branch
-            elif widens or operation not in EDGELESS:
-                self.modules_of[operation] = nn.ModuleList(
-                    make_operation(operation, inputs, channels, stride, False, track)
-                    for _ in leaving
-                )
-            if operation in POOLS and cell.normalize_pools:
-                self.pool_statistics[operation] = Statistics(1, channels, track)
-
-    def forward(self, x: Tensor, terms: list[Term]) -> dict[Term, Summand]:
-        """What each of ``terms``, all of which read this node's map ``x``, contributes."""
-        operations = {t.operation: [u for u in terms if u.operation == t.operation] for t in terms}
-        rows = {
-            operation: [self.slots[operation].index((t.edge, t.column)) for t in mine]
-            for operation, mine in operations.items()
-            if operation in self.branches
-        }
-        departure, maps = self._learnt_maps(x, rows, AVERAGE in operations and self.stride == 1)
-        summands: dict[Term, Summand] = {}
-        for operation, mine in operations.items():
-            if operation in rows:
-                parts = self._normalized(operation, maps[operation], rows[operation])
-                summands.update(zip(mine, parts, strict=True))
-            elif operation in self.modules_of:
-                for term in mine:
-                    y = self._module(operation, (term.edge, term.column))(departure.map)
-                    summands[term] = Summand(SharedMap.of(y.to(x.dtype)))
-            elif operation != "noise":
-                shared = Summand(self._edgeless(operation, departure))
-                summands.update((term, shared) for term in mine)
-        return summands
-
-    def _learnt_maps(
-        self, x: Tensor, rows: dict[str, list[int]], average: bool
-    ) -> tuple[Departure, dict[str, list[SharedMap]]]:
-        """What leaves the node, and what the branches make of it for their ``rows``."""
-        joint = {
-            o: (branch, r)
-            for o, r in rows.items()
-            if isinstance(branch := self._branch(o), Convolutions) and branch.joins(x)
-        }
-        readers = {o: self._branch(o).readers(r, x) for o, r in rows.items() if o not in joint}
-        departure = leave(x, bool(joint) + sum(readers.values()), average)
-        rectified = iter(departure.rectified)
-        maps: dict[str, list[SharedMap]] = {}
-        if joint:
-            maps.update(zip(joint, convolved(next(rectified), list(joint.values())), strict=True))
-        for operation, count in readers.items():
-            xs = list(islice(rectified, count))
-            maps[operation] = self._branch(operation)(xs, rows[operation])
-        return departure, maps
-
-    def _branch(self, operation: str) -> Branch:
-        branch = self.branches[operation]
-        assert isinstance(branch, Branch)
-        return branch
-
-    def _module(self, operation: str, slot: tuple[int, int]) -> nn.Module:
-        """The module of an operation that has one for each edge."""
-        modules = self.modules_of[operation]
-        assert isinstance(modules, nn.ModuleList)
-        return modules[self.slots[operation].index(slot)]
-
-    def _normalized(
-        self, operation: str, maps: Sequence[SharedMap], rows: Sequence[int]
-    ) -> list[Summand]:
-        """What the operation, given its maps, contributes on each of its edges ``rows``."""
-        branch = self._branch(operation)
-        c = self.channels
-        starts = range(0, len(rows) * c, c) if len(maps) < len(rows) else [0] * len(rows)
-        owners = maps if len(maps) == len(rows) else [maps[0]] * len(rows)
-        return [
-            Summand(shared, True, start, c, *branch.statistics.row(r))
-            for shared, start, r in zip(owners, starts, rows, strict=True)
-        ]
-
-    def _edgeless(self, operation: str, departure: Departure) -> SharedMap:
-        """The map of an operation without parameters, which is the same for every edge."""
-        x = departure.map
-        if operation == "skip_connect":
-            return SharedMap.of(x, departure.map_gradients)
-        averaged = departure.averaged if operation == AVERAGE else None
-        if averaged is not None:
-            y = averaged
-        elif operation == AVERAGE:
-            y = F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)
-        else:
-            y = max_pool(x, self.stride)
-        if operation not in self.pool_statistics:
-            return SharedMap.of(y, None if averaged is None else departure.averaged_gradients)
-        statistics = self.pool_statistics[operation]
-        assert isinstance(statistics, Statistics)
-        mean, var = statistics.row(0)
-        return SharedMap.of(batch_norm(y, mean, var, self.training or mean is None))
-
-    def learnt(self) -> Iterator[tuple[str, int, list[nn.Parameter]]]:
-        """Operations with parameters: the name, how many edges, the parameters.
-
-        The edges lie one after another along each parameter's first dimension.
-        """
-        for operation, branch in self.branches.items():
-            yield operation, self._branch(operation).edges, list(branch.parameters())
-        for operation in self.modules_of:
-            for slot in self.slots[operation]:
-                yield operation, 1, list(self._module(operation, slot).parameters())
-
-    def views(self, slot: tuple[int, int], of: Callable[[Tensor], Tensor]) -> Views:
-        """Names within the conventional module of (edge, column) → its part of this source."""
-        operation = next(o for o, slots in self.slots.items() if slot in slots)
-        if operation in self.branches:
-            return self._branch(operation).views(self.slots[operation].index(slot), of)
-        if operation in self.modules_of:
-            module = self._module(operation, slot)
-            return {name: of(p) for name, p in module.named_parameters()} | {
-                name: b
-                for name, b in module.named_buffers()
-                if not name.endswith("num_batches_tracked")
-            }
-        if operation in self.pool_statistics:
-            statistics = self.pool_statistics[operation]
-            assert isinstance(statistics, Statistics)
-            return statistics.views(0, "1")
-        return {}
+"""Within one pass: β, by its identity, and places in it → β itself, and what is gathered there. So
+too of which β count."""
 
 
 class SearchCell(nn.Module):
@@ -238,7 +65,7 @@ class SearchCell(nn.Module):
         self,
         inputs: Sequence[Tensor],
         weights: Mapping[str, Tensor],
-        live: Mapping[str, Live] | None,
+        live: Mapping[str, Live | Tensor] | None,
         shared: Shared | None = None,
     ) -> Tensor:
         """The map that leaves, of the ``inputs`` that enter; the rest as `Supernet` has it.
@@ -249,16 +76,20 @@ class SearchCell(nn.Module):
         """
         beta = weights[self.name]
         shared = {} if shared is None or self.partial > 1 else shared
-        plan = make_plan(self.cell, live[self.name] if live else None)
+        mine = live[self.name] if live else None
+        flags = None
+        if isinstance(mine, Tensor):
+            flags, mine = functools.partial(self._flags, mine, shared), None
+        plan = make_plan(self.cell, mine)
         if self.preprocess:
             inputs = [layer(x) for layer, x in zip(self.preprocess, inputs, strict=True)]
         nodes: dict[int, Tensor] = {}
         summands: dict[Term, Summand] = {}
         for node, x in enumerate(inputs):
-            nodes[node] = self._leave(node, x, plan, summands)
+            nodes[node] = self._leave(node, x, plan, summands, flags)
         for node in self.cell.nodes:
             x = self._arrive(node, nodes, plan.nodes[node], summands, beta, shared)
-            nodes[node] = self._leave(node, x, plan, summands)
+            nodes[node] = self._leave(node, x, plan, summands, flags)
         if self.cell.concatenate:
             return torch.cat([nodes[n] for n in self.cell.nodes], dim=1)
         return nodes[self.cell.nodes[-1]]
@@ -268,11 +99,26 @@ class SearchCell(nn.Module):
         entering = self.cell.edges[edge][0] < self.cell.inputs
         return self.place.stride if entering and self.place.stride > 1 else self.cell.stride(edge)
 
-    def _leave(self, node: int, x: Tensor, plan: Plan, summands: dict[Term, Summand]) -> Tensor:
+    def _leave(
+        self,
+        node: int,
+        x: Tensor,
+        plan: Plan,
+        summands: dict[Term, Summand],
+        flags: Flags | None,
+    ) -> Tensor:
         """Compute all that leaves ``node``, whose map is ``x``."""
         if terms := plan.outgoing(node):
-            summands.update(self._source(node)(self._active(x), terms))
+            summands.update(self._source(node)(self._active(x), terms, flags))
         return x
+
+    def _flags(self, live: Tensor, shared: Shared, slots: Sequence[tuple[int, int]]) -> Tensor:
+        """Those of the edges and columns ``slots``."""
+        places = tuple((edge * live.shape[1] + column,) for edge, column in slots)
+        key = id(live), places
+        if key not in shared:
+            shared[key] = live, self._gather(live.reshape(-1), places)
+        return shared[key][1]
 
     def _active(self, x: Tensor) -> Tensor:
         """The channels that go through the operations (PC-DARTS: the first 1/K)."""

@@ -74,12 +74,17 @@ Gradients = SharedGradient | HandedGradients | NormalizedGradient
 class SharedMap(NamedTuple):
     """A map that nodes read, and where they leave its gradient.
 
-    ``moments``: as in `Convolved`, where they are known; `mix` takes them itself otherwise.
+    ``moments``: of the channels of each edge that the map holds, as in `Convolved`; empty where
+    they are not known, and `mix` takes them itself.
     """
 
     map: Tensor
     gradient: Gradients
-    moments: Tensor | None = None
+    moments: Sequence[Tensor] = ()
+
+    def moments_at(self, edge: int) -> Sequence[Tensor]:
+        """Of one of its edges: one tensor, or none."""
+        return self.moments[edge : edge + 1]
 
     @classmethod
     def of(cls, map: Tensor, gradient: HandedGradients | None = None) -> SharedMap:
@@ -89,14 +94,15 @@ class SharedMap(NamedTuple):
     @classmethod
     def convolved(cls, found: Convolved) -> SharedMap:
         """A map that one node alone is to read, and normalise."""
-        return cls(found.map, found.gradient, found.moments)
+        return cls(found.map, found.gradient, () if found.moments is None else (found.moments,))
 
 
 class Summand(NamedTuple):
     """What a node reads: ``channels`` of a shared map from ``start`` on.
 
     A ``normalized`` map is batch-normalised; ``mean`` and ``var`` are its running statistics
-    (None: not tracked). A plain map is read whole.
+    (None: not tracked), ``moments`` those of the batch where they are known. A plain map is read
+    whole.
     """
 
     shared: SharedMap
@@ -105,6 +111,7 @@ class Summand(NamedTuple):
     channels: int = 0
     mean: Tensor | None = None
     var: Tensor | None = None
+    moments: Tensor | None = None
 
 
 class _Slice(NamedTuple):
@@ -241,15 +248,16 @@ def mix(summands: Sequence[Summand], weights: Tensor, training: bool) -> Tensor:
         _Slice(positions[id(s.shared.gradient)], s.normalized, s.start, s.channels)
         for s in summands
     )
-    moments = [s.shared.moments for s in summands if s.normalized]
+    moments = [s.moments for s in summands if s.normalized]
     if all(m is None for m in moments):
         moments = []
+    nothing = weights.new_empty(0)
     means = [s.mean for s in summands if s.mean is not None]
     variances = [s.var for s in summands if s.var is not None]
     out: Tensor = _Mixture.apply(
         slices,
         [s.gradient for s in shared.values()],
-        [torch.empty(0) if m is None else m for m in moments],
+        [nothing if m is None else m for m in moments],
         (means, variances, training or not means, MOMENTUM, EPS),
         weights,
         *(s.map for s in shared.values()),

@@ -16,6 +16,7 @@ from darts.supernet.cell import SearchCell, Shared
 from darts.supernet.layer import SearchLayer
 from darts.supernet.nodes import SearchNodes
 from darts.supernet.plan import Live
+from darts.supernet.source import Source
 from darts.supernet.width import SearchWidth
 
 Searched = SearchCell | SearchLayer | SearchWidth | SearchNodes
@@ -40,7 +41,8 @@ class Supernet(nn.Module):
 
     ``drop_path``: probability of dropping an edge's output for a sample while training (R-DARTS).
     ``auxiliary_weight``: weight of the auxiliary skip connections (DARTS-), a 0-d buffer.
-    Both are set from outside, as a method's schedule says.
+    Both are set from outside, as a method's schedule says. ``together``: all convolutions that
+    leave a node are made by `snsoftmax.node_convolve`, which on a GPU has kernels of its own.
     ``criterion``: loss of logits and labels, the mean over the batch; may be replaced.
     """
 
@@ -79,7 +81,10 @@ class Supernet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(
-        self, images: Tensor, weights: Mapping[str, Tensor], live: Mapping[str, Live] | None = None
+        self,
+        images: Tensor,
+        weights: Mapping[str, Tensor],
+        live: Mapping[str, Live | Tensor] | None = None,
     ) -> Tensor:
         """Logits, [batch, classes].
 
@@ -87,7 +92,9 @@ class Supernet(nn.Module):
         operations], of the parameters' dtype; rows need not sum to one. ``live``: cell type →
         which candidates are computed, from `live_operations`; the others count as if their β were
         zero, where outputs and gradients of the weights are those without ``live``. Only the
-        running statistics of operations that are left out stay behind.
+        running statistics of operations that are left out stay behind. Or tensors, from
+        `counting`, for β that is 0 where they are False: kernels that can leave something out read
+        them, and nothing else changes.
         """
         self.space.check(weights)
         if self.auxiliary_weight is not None:
@@ -95,7 +102,7 @@ class Supernet(nn.Module):
                 name: torch.cat((w, self.auxiliary_weight.to(w).expand(len(w), 1)), dim=1)
                 for name, w in weights.items()
             }
-            live = live and {n: tuple((*row, True) for row in rows) for n, rows in live.items()}
+            live = live and {name: _with_one_more(rows) for name, rows in live.items()}
         images = images.contiguous(memory_format=torch.channels_last)
 
         shared: Shared = {}
@@ -123,6 +130,17 @@ class Supernet(nn.Module):
         for cell in self.search_cells().values():
             cell.drop_path = probability
 
+    @property
+    def together(self) -> bool:
+        """Are all convolutions that leave a node made together?"""
+        return any(m.together for m in self.modules() if isinstance(m, Source))
+
+    @together.setter
+    def together(self, value: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, Source):
+                module.together = value
+
     def conventional_views(
         self, of: Callable[[Tensor], Tensor] = lambda tensor: tensor
     ) -> dict[str, Tensor]:
@@ -144,6 +162,13 @@ class Supernet(nn.Module):
             if not name.startswith(inside) and not name.endswith("num_batches_tracked"):
                 views[name] = buffer
         return views
+
+
+def _with_one_more(rows: Live | Tensor) -> Live | Tensor:
+    """``rows`` with a candidate more on every edge, which counts."""
+    if isinstance(rows, Tensor):
+        return F.pad(rows, (0, 1), value=True)
+    return tuple((*row, True) for row in rows)
 
 
 @functools.cache

@@ -59,19 +59,26 @@ def make_plan(cell: Cell, live: Live | None) -> Plan:
     return Plan({node: nodes[node] for node in cell.nodes})
 
 
-def live_operations(weights: Mapping[str, Tensor], negligible: float = 0.0) -> dict[str, Live]:
-    """Which entries of β count, read once per cell type.
+def counting(weights: Mapping[str, Tensor], negligible: float = 0.0) -> dict[str, Tensor]:
+    """Which entries of β count, where β is.
 
     Those that exceed ``negligible`` times the largest of their edge in magnitude: by default all
-    that are not exactly zero. What is not a number counts. On a CUDA tensor this waits for the
-    device: do it outside a step.
+    that are not exactly zero. What is not a number counts.
     """
-    live = {}
+    found = {}
     for name, beta in weights.items():
         size = beta.detach().abs()
-        dead = size <= negligible * size.amax(-1, keepdim=True)
-        live[name] = tuple(tuple(row) for row in (~dead).tolist())
-    return live
+        found[name] = ~(size <= negligible * size.amax(-1, keepdim=True))
+    return found
+
+
+def live_operations(weights: Mapping[str, Tensor], negligible: float = 0.0) -> dict[str, Live]:
+    """What `counting` says, read once per cell type.
+
+    On a CUDA tensor this waits for the device: do it outside a step.
+    """
+    counts = counting(weights, negligible)
+    return {name: tuple(tuple(row) for row in rows.tolist()) for name, rows in counts.items()}
 
 
 def rows_of(terms: Sequence[Term], edges: Sequence[int]) -> list[int]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts.devices import parallel
-from darts.supernet import Live, Supernet, live_operations
+from darts.supernet import Live, Supernet, counting, live_operations
 from darts.supernet.branches import batched
 from darts.supernet.shadow import shadows
 
@@ -39,7 +39,7 @@ def cross_entropy(
     net: nn.Module,
     batch: Batch,
     weights: Weights,
-    live: Mapping[str, Live] | None = None,
+    live: Mapping[str, Live | Tensor] | None = None,
     precision: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss and logits of the supernet ``net`` on ``batch``, still differentiable.
@@ -129,15 +129,20 @@ def weight_step(
     a quarter of the ``eps`` of ``precision`` times it: 2^-25 in float32, 2^-9 in bfloat16) are not
     computed. Their gradient is zero, not None, so that momentum and weight decay go on as without.
     Running batch-norm statistics of what was left out are not updated. The set is read from β,
-    which costs nothing on the CPU; on other devices, where it would wait for the device, nothing
-    is skipped.
+    which costs nothing on the CPU. On other devices that would wait for the device: there the
+    convolutions of a network that makes them ``together`` are left out by kernels that read the
+    set, and nothing else is.
     """
     if not alphas:
         weights = {name: w.detach() for name, w in weights.items()}
-    live = None
-    if zero_skip and not alphas and all(w.device.type == "cpu" for w in weights.values()):
+    live: Mapping[str, Live | Tensor] | None = None
+    if zero_skip and not alphas:
         dtype = precision or next(iter(weights.values())).dtype
-        live = live_operations(weights, torch.finfo(dtype).eps / 4)
+        negligible = torch.finfo(dtype).eps / 4
+        if all(w.device.type == "cpu" for w in weights.values()):
+            live = live_operations(weights, negligible)
+        elif isinstance(net, Supernet) and net.together and parallel.world() == 1:
+            weights, live = without_negligible(weights, negligible)
     loss, logits = cross_entropy(net, batch, weights, live, precision)
     parameters = [p for p in net.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(
@@ -152,6 +157,14 @@ def weight_step(
     for alpha, g in zip(alphas, of_alphas, strict=True):
         alpha.grad = g if alpha.grad is None else alpha.grad.add_(g)
     return Outcome(loss.detach(), logits.detach())
+
+
+def without_negligible(
+    weights: Weights, negligible: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """``weights`` with zeros where `counting` says that they do not count, and what it says."""
+    live = counting(weights, negligible)
+    return {name: w.masked_fill(~live[name], 0) for name, w in weights.items()}, live
 
 
 def _functional(net: nn.Module, parameters: Mapping[str, Tensor]) -> Callable[..., Tensor]:

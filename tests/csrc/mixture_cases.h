@@ -16,9 +16,9 @@
 
 using namespace snsoftmax;
 
-const char* run_forward(const MixtureArgs& args, const void* weights, const MixtureRunning& running,
-                        bool training, double momentum, double eps, void* mean, void* rstd,
-                        MixtureMap out, MixtureMap rectified);
+const char* run_forward(const MixtureArgs& args, const void* weights, const MixtureMoments& moments,
+                        const MixtureRunning& running, bool training, double momentum, double eps,
+                        void* mean, void* rstd, MixtureMap out, MixtureMap rectified);
 const char* run_backward(const MixtureArgs& args, const void* weights, const void* mean,
                          const void* rstd, MixtureMap grad, const MixtureGradients& gradients,
                          void* grad_weights, bool training);
@@ -41,17 +41,19 @@ struct Case {
   bool grad_normalized = true;
   bool grad_plain = true;
   bool accumulate = false;
+  unsigned known = 0;  // normalised maps whose moments are given
+  unsigned dead = 0;   // maps of weight 0 that hold NaN; only where nothing must read them
 };
 
 std::string describe(const Case& c, DType dtype) {
   char text[256];
   std::snprintf(text, sizeof text,
                 "dtype %d K %d L %d pixels %lld channels %lld gap %lld offset %d training %d "
-                "running %d dw %d dy %d dx %d accumulate %d",
+                "running %d dw %d dy %d dx %d accumulate %d known %x dead %x",
                 static_cast<int>(dtype), c.normalized, c.plain, static_cast<long long>(c.pixels),
                 static_cast<long long>(c.channels), static_cast<long long>(c.gap), c.offset,
                 c.training, c.running, c.grad_weights, c.grad_normalized, c.grad_plain,
-                c.accumulate);
+                c.accumulate, c.known, c.dead);
   return text;
 }
 
@@ -69,6 +71,7 @@ class Map {
     before_ = memory_;
   }
 
+  void fill(double x) { memory_.assign(memory_.size(), Traits<T>::make(x)); }
   MixtureMap map() { return {memory_.data() + offset_, stride_}; }
   double operator()(int64_t p, int64_t c) const { return value(memory_, p, c); }
   double before(int64_t p, int64_t c) const { return value(before_, p, c); }
@@ -124,6 +127,26 @@ void run(const Case& c) {
     if (wanted) gradients.maps[i] = outputs.back()->map();
     if (c.accumulate && i % 2 == 0) gradients.accumulate |= uint64_t{1} << i;
     weights.push_back(static_cast<Op>(normal(random)));
+    if ((c.dead >> i & 1) == 0) continue;
+    weights.back() = Op(0);
+    inputs.back()->fill(std::nan(""));
+  }
+  std::vector<double> moments(2 * values);
+  MixtureMoments known;
+  for (int k = 0; k < c.normalized; ++k) {
+    if ((c.known >> k & 1) == 0) continue;
+    double* const to = moments.data() + 2 * k * c.channels;
+    known.of[k] = to;
+    for (int64_t ch = 0; ch < c.channels; ++ch) {
+      if ((c.dead >> k & 1) != 0) {
+        to[c.channels + ch] = -1.0;
+        continue;
+      }
+      for (int64_t p = 0; p < c.pixels; ++p) to[ch] += (*inputs[k])(p, ch) / n;
+      for (int64_t p = 0; p < c.pixels; ++p) {
+        to[c.channels + ch] += std::pow((*inputs[k])(p, ch) - to[ch], 2);
+      }
+    }
   }
   Map<T> out(c, random), rectified(c, random), grad(c, random);
   std::vector<Op> mean(values), rstd(values), running_mean(values), running_var(values, Op(2));
@@ -134,7 +157,7 @@ void run(const Case& c) {
   }
   std::vector<Op> dw(static_cast<size_t>(maps), Op(-7));
   const char* error =
-      run_forward(args, weights.data(), running, c.training, momentum, eps, mean.data(),
+      run_forward(args, weights.data(), known, running, c.training, momentum, eps, mean.data(),
                   rstd.data(), out.map(), c.rectified ? rectified.map() : MixtureMap{});
   CHECK(error == nullptr, "%s: %s", name.c_str(), error);
   error = run_backward(args, weights.data(), mean.data(), rstd.data(), grad.map(), gradients,
@@ -155,6 +178,11 @@ void run(const Case& c) {
     for (int64_t p = 0; p < c.pixels; ++p) sg += grad(p, ch), sizes_g += std::fabs(grad(p, ch));
     for (int k = 0; k < c.normalized; ++k) {
       const auto i = static_cast<size_t>(k * c.channels + ch);
+      if ((c.dead >> k & 1) != 0) {
+        CHECK(rstd[i] == 0 && running_mean[i] == 0 && running_var[i] == 2,
+              "%s: statistics of a map that was left out", name.c_str());
+        continue;
+      }
       double m = 0.0, m2 = 0.0;
       for (int64_t p = 0; p < c.pixels; ++p) m += (*inputs[k])(p, ch) / n;
       for (int64_t p = 0; p < c.pixels; ++p) m2 += std::pow((*inputs[k])(p, ch) - m, 2);
@@ -179,6 +207,7 @@ void run(const Case& c) {
     for (int64_t p = 0; p < c.pixels; ++p) {
       double want = 0.0;
       for (int i = 0; i < maps; ++i) {
+        if ((c.dead >> i & 1) != 0) continue;
         const double x = (*inputs[i])(p, ch);
         want += weights[i] * (i < c.normalized ? (x - mu[i]) * r[i] : x);
       }
@@ -195,7 +224,7 @@ void run(const Case& c) {
           continue;
         }
         double d = weights[i] * grad(p, ch);
-        if (i < c.normalized) {
+        if (i < c.normalized && (c.dead >> i & 1) == 0) {
           const double batch = c.training ? 1.0 : 0.0;
           const double yhat = ((*inputs[i])(p, ch) - mu[i]) * r[i];
           d = weights[i] * r[i] * (grad(p, ch) - batch * (sg / n + yhat * r[i] * sgy[i] / n));

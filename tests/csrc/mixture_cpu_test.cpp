@@ -21,9 +21,9 @@ void each_chunk(const MixtureArgs& args, const F& f) {
 
 }  // namespace
 
-const char* run_forward(const MixtureArgs& args, const void* weights, const MixtureRunning& running,
-                        bool training, double momentum, double eps, void* mean, void* rstd,
-                        MixtureMap out, MixtureMap rectified) {
+const char* run_forward(const MixtureArgs& args, const void* weights, const MixtureMoments&,
+                        const MixtureRunning& running, bool training, double momentum, double eps,
+                        void* mean, void* rstd, MixtureMap out, MixtureMap rectified) {
   const int64_t size = 2 * args.normalized * args.channels;
   std::vector<double> partials(static_cast<size_t>(kChunks * size));
   if (training) {

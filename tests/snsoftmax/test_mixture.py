@@ -539,7 +539,7 @@ def test_moments_and_lines_must_fit() -> None:
     rest = case.ys, none, case.weights, none, none
     with pytest.raises(ValueError, match="moments must be empty or have one tensor for each of"):
         ops.mixture_forward(*rest, [moments], True, 0.1, 1e-5)
-    with pytest.raises(ValueError, match=r"moments\[1\] must be float64 of shape \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"moments\[1\] must be contiguous, float64 and"):
         ops.mixture_forward(*rest, [moments, moments.float()], True, 0.1, 1e-5)
     out, mean, rstd = ops.mixture(*rest, True, 0.1, 1e-5)
     inputs = (out, *rest[:3], mean, rstd, none, none, none, none, False, True, None)
@@ -622,6 +622,34 @@ def test_running_statistics_count_as_changed() -> None:
     versions = [t._version for ts in running.values() for t in ts]
     case.call(mixture, case.inputs, **running)
     assert [t._version for ts in running.values() for t in ts] == [v + 1 for v in versions]
+
+
+def test_what_a_weight_of_zero_multiplies_is_not_read_on_a_gpu(cuda: torch.device) -> None:
+    """But for its moments, where they are not known."""
+    ops = torch.ops.snsoftmax
+    y, x, g = (torch.randn(4, 16, 6, 6, device=cuda) for _ in range(3))
+    nothing = torch.full_like(y, float("nan"))
+    weights = torch.tensor([1.5, 0.0, 0.5], device=cuda)
+    mean, m2 = torch.zeros(16, device=cuda), torch.full((16,), -1.0, device=cuda)
+    moments = [weights.new_empty(0), torch.stack((mean, m2)).double()]
+    running = [[torch.full((16,), s, device=cuda) for _ in range(2)] for s in (1.0, 2.0)]
+    maps = [y, nothing], [x], weights
+    out, mean, rstd = ops.mixture_forward(*maps, *running, moments, True, 0.1, 1e-5)
+    alone = ops.mixture_forward([y], [x], weights[::2], [], [], [], True, 0.1, 1e-5)
+    torch.testing.assert_close(out, alone[0])
+    assert (rstd[1] == 0).all()
+    assert [(s[0] == s[1]).any().item() for s in running] == [False, False]
+    assert [(s[1] == was).all().item() for s, was in zip(running, (1, 2), strict=True)] == [
+        True
+    ] * 2
+    grads = [torch.empty_like(y) for _ in range(3)]
+    ops.mixture_backward(g, *maps, mean, rstd, grads[:2], [], grads[2:], [], False, True)
+    of_y = torch.empty_like(y)
+    ops.mixture_backward(
+        g, [y], [x], weights[::2], *alone[1:], [of_y], [], [torch.empty_like(x)], [], False, True
+    )
+    torch.testing.assert_close(grads[0], of_y)
+    assert not grads[1].any()
 
 
 def test_cuda_is_as_the_cpu_in_float64(cuda: torch.device) -> None:

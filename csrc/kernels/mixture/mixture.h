@@ -52,6 +52,13 @@ struct MixtureRunning {
   void* var[kMixtureMaps] = {};
 };
 
+/// What is known of a normalised map already, [2, channels]: means and sums of squared deviations;
+/// null where nothing is. A negative sum says that the map was left out: rstd is 0 then and the
+/// running statistics stay.
+struct MixtureMoments {
+  const double* of[kMixtureMaps] = {};
+};
+
 struct MixtureGradients {
   MixtureMap maps[kMixtureMaps];  ///< as MixtureArgs::maps; data is null where none is wanted
   uint64_t accumulate = 0;        ///< bit i: add to maps[i] instead of overwriting it
@@ -100,7 +107,9 @@ void mixture_write_cpu(const MixtureArgs& args, const void* weights, const void*
                        int64_t end);
 
 // ---- CUDA: whole calls, each a fixed number of launches on `stream` (a cudaStream_t). They return
-// null, or a message where a launch failed. Sums have a fixed order: same input, same bits. ----
+// null, or a message where a launch failed. Sums have a fixed order: same input, same bits. A map
+// whose weight is 0 is read for its moments, where they are not known, for the sums by themselves
+// and for dw alone. ----
 
 /// Bytes of device scratch that either call needs.
 size_t mixture_workspace_cuda(const MixtureArgs& args);
@@ -108,9 +117,10 @@ size_t mixture_workspace_cuda(const MixtureArgs& args);
 /// In evaluation the running statistics are read, in training they are moved where not null.
 /// `out.data` may be null: then only mean and rstd are computed, and `weights` is not read.
 const char* mixture_forward_cuda(const MixtureArgs& args, const void* weights,
-                                 const MixtureRunning& running, bool training, double momentum,
-                                 double eps, void* mean, void* rstd, MixtureMap out,
-                                 MixtureMap rectified, void* workspace, void* stream);
+                                 const MixtureMoments& moments, const MixtureRunning& running,
+                                 bool training, double momentum, double eps, void* mean, void* rstd,
+                                 MixtureMap out, MixtureMap rectified, void* workspace,
+                                 void* stream);
 
 /// The first pass of backward: sums[1 + K][channels] = G, S_k on the device. `grad_weights` is null
 /// where it is not wanted.

@@ -11,11 +11,13 @@ namespace snsoftmax {
 namespace {
 
 /// partials[chunk][1 + maps][channels] = G, S_k, X_l. Grid: group of kMaps maps, tile, chunk, so
-/// that the groups that read a gradient run close together; the first one adds up G too.
+/// that the groups that read a gradient run close together; the first one adds up G too. Where
+/// `weights` are given, S_k and X_l of a map of weight 0 are 0 and it is not read.
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 2)
     sums(const __grid_constant__ MixtureArgs args, const Layout layout, const Chunks chunks,
-         int maps, const Opmath<T>* mean, MixtureMap grad, double* partials) {
+         int maps, const Opmath<T>* weights, const Opmath<T>* mean, MixtureMap grad,
+         double* partials) {
   using S = Opmath<T>;
   using Sums = Columns<S, 1 + kMaps<V>, V>;
   constexpr int kPixelsAhead = 2;
@@ -24,6 +26,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Range range(chunks, blockIdx.z);
   const int first = static_cast<int>(blockIdx.x) * kMaps<V>;
   const int64_t channel = place.pack * V;
+  bool counts[kMaps<V>];
+#pragma unroll
+  for (int m = 0; m < kMaps<V>; ++m) {
+    counts[m] = first + m < maps && (weights == nullptr || weights[first + m] != S(0));
+  }
 
   Pack<S, V> shift[kMaps<V>] = {};
   S total[1 + kMaps<V>][V] = {};
@@ -43,7 +50,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         gradients[u] = read<T, V>(grad, p + u * layout.lanes, channel);
 #pragma unroll
         for (int m = 0; m < kMaps<V>; ++m) {
-          if (first + m >= maps) continue;
+          if (!counts[m]) continue;
           ahead[u][m] = read<T, V>(args.maps[first + m], p + u * layout.lanes, channel);
         }
       }
@@ -55,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         for (int v = 0; v < V; ++v) total[0][v] += g.lane[v];
 #pragma unroll
         for (int m = 0; m < kMaps<V>; ++m) {
-          if (first + m >= maps) continue;
+          if (!counts[m]) continue;
           const Pack<T, V> y = Pack<T, V>::of(ahead[u][m]);
 #pragma unroll
           for (int v = 0; v < V; ++v) {
@@ -201,7 +208,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     const MixtureMap& to = gradients.maps[i];
     if (to.data == nullptr) continue;
     const bool accumulate = (gradients.accumulate >> i & 1) != 0;
-    const bool normalised = i < args.normalized;
+    const S weight = weights[i];
+    // The gradient of a map of weight 0 is 0 whatever it holds.
+    const bool normalised = i < args.normalized && weight != S(0);
     Memory y[kPixels];
     Memory before[kPixels];
 #pragma unroll
@@ -227,7 +236,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         constant = coefficients<S, kPart>(lines + 2 * values + at);
       } else {
 #pragma unroll
-        for (int v = 0; v < kPart; ++v) slope.lane[v] = weights[i];
+        for (int v = 0; v < kPart; ++v) slope.lane[v] = weight;
       }
 #pragma unroll
       for (int u = 0; u < kPixels; ++u) {

@@ -67,11 +67,12 @@ unsigned column_blocks(const MixtureArgs& args) {
 
 template <class T, int V>
 const char* launch_sums(const MixtureArgs& args, int maps, const Layout& layout,
-                        const Chunks& chunks, const void* mean, const MixtureMap& grad,
-                        double* partials, void* stream) {
+                        const Chunks& chunks, const void* weights, const void* mean,
+                        const MixtureMap& grad, double* partials, void* stream) {
   return launch(sums<T, V>, grid_of(sums_groups<V>(maps), layout.tiles, chunks.count),
                 dim3(kThreads), 0, stream, args, layout, chunks, maps,
-                static_cast<const Opmath<T>*>(mean), grad, partials);
+                static_cast<const Opmath<T>*>(weights), static_cast<const Opmath<T>*>(mean), grad,
+                partials);
 }
 
 }  // namespace
@@ -84,9 +85,12 @@ size_t mixture_workspace_cuda(const MixtureArgs& args) {
 }
 
 const char* mixture_forward_cuda(const MixtureArgs& args, const void* weights,
-                                 const MixtureRunning& running, bool training, double momentum,
-                                 double eps, void* mean, void* rstd, MixtureMap out,
-                                 MixtureMap rectified, void* workspace, void* stream) {
+                                 const MixtureMoments& moments, const MixtureRunning& running,
+                                 bool training, double momentum, double eps, void* mean, void* rstd,
+                                 MixtureMap out, MixtureMap rectified, void* workspace,
+                                 void* stream) {
+  bool known = true;
+  for (int k = 0; k < args.normalized; ++k) known = known && moments.of[k] != nullptr;
   const auto aligned = [&](int pack) {
     return in_packs(out, pack) && in_packs(rectified, pack) && in_vectors(mean) && in_vectors(rstd);
   };
@@ -98,17 +102,17 @@ const char* mixture_forward_cuda(const MixtureArgs& args, const void* weights,
     auto* const partials = static_cast<double*>(workspace);
     if (args.normalized > 0) {
       const Chunks chunks = chunks_of(args, layout, args.normalized, kStatisticsBlocks);
-      if (training) {
+      if (training && !known) {
         if (const char* error =
                 launch(statistics<T, V>, grid_of(chunks.count, layout.tiles, args.normalized),
-                       dim3(kThreads), 0, stream, args, layout, chunks, partials)) {
+                       dim3(kThreads), 0, stream, args, layout, chunks, moments, partials)) {
           return error;
         }
       }
       if (const char* error =
               launch(merge_statistics<S>, grid_of(column_blocks(args), args.normalized),
-                     dim3(kThreads), 0, stream, args, chunks, partials, running, training, momentum,
-                     eps, static_cast<S*>(mean), static_cast<S*>(rstd))) {
+                     dim3(kThreads), 0, stream, args, chunks, partials, moments, running, training,
+                     momentum, eps, static_cast<S*>(mean), static_cast<S*>(rstd))) {
         return error;
       }
     }
@@ -132,7 +136,7 @@ const char* mixture_sums_cuda(const MixtureArgs& args, const void* mean, const v
     auto* const partials = static_cast<double*>(workspace);
     const Chunks chunks = chunks_of(args, layout, sums_groups<V>(maps), kSumsBlocks);
     if (const char* error =
-            launch_sums<T, V>(args, maps, layout, chunks, mean, grad, partials, stream)) {
+            launch_sums<T, V>(args, maps, layout, chunks, nullptr, mean, grad, partials, stream)) {
       return error;
     }
     return launch(merge_sums<S>, grid_of(column_blocks(args) + (grad_weights != nullptr), maps),
@@ -173,8 +177,9 @@ const char* mixture_backward_cuda(const MixtureArgs& args, const void* weights, 
     auto* const lines = reinterpret_cast<S*>(partials + kChunks * (1 + maps) * args.channels);
     const int64_t merged = given != nullptr ? 1 : summed ? chunks.count : 0;
     if (summed && given == nullptr) {
-      if (const char* error =
-              launch_sums<T, V>(args, maps, layout, chunks, mean, grad, partials, stream)) {
+      if (const char* error = launch_sums<T, V>(args, maps, layout, chunks,
+                                                grad_weights != nullptr ? nullptr : weights, mean,
+                                                grad, partials, stream)) {
         return error;
       }
     }

@@ -14,7 +14,7 @@ namespace {
 template <class T, int V>
 __global__ void __launch_bounds__(kLean, 2)
     statistics(const __grid_constant__ MixtureArgs args, const Layout layout, const Chunks chunks,
-               double* partials) {
+               const __grid_constant__ MixtureMoments known, double* partials) {
   using S = Opmath<T>;
   using Sums = Columns<double, 2, V>;
   constexpr int kPixelsAhead = 4;
@@ -22,6 +22,7 @@ __global__ void __launch_bounds__(kLean, 2)
   const Place place(layout);
   const Range range(chunks, blockIdx.x);
   const int map_index = static_cast<int>(blockIdx.z);
+  if (known.of[map_index] != nullptr) return;
   const MixtureMap& map = args.maps[map_index];
   const int64_t channel = place.pack * V;
 
@@ -83,8 +84,9 @@ __global__ void __launch_bounds__(kLean, 2)
 template <class S>
 __global__ void __launch_bounds__(kLean, 2)
     merge_statistics(const __grid_constant__ MixtureArgs args, const Chunks chunks,
-                     const double* partials, const __grid_constant__ MixtureRunning running,
-                     bool training, double momentum, double eps, S* mean, S* rstd) {
+                     const double* partials, const __grid_constant__ MixtureMoments known,
+                     const __grid_constant__ MixtureRunning running, bool training, double momentum,
+                     double eps, S* mean, S* rstd) {
   __shared__ MergeMemory<2> memory;
   const int map = static_cast<int>(blockIdx.y);
   const int lane = static_cast<int>(threadIdx.x) / kColumns;
@@ -103,7 +105,8 @@ __global__ void __launch_bounds__(kLean, 2)
   // Shifted by the first chunk's mean, the chunks' moments add up.
   double origin = 0.0;
   double total[2] = {};
-  if (active && args.pixels > 0) {
+  const double* const given = known.of[map];
+  if (active && given == nullptr && args.pixels > 0) {
     origin = partials[i];
     const int64_t step = int64_t{kMergeLanes} * 2 * values;
     const double* chunk = partials + lane * 2 * values + i;
@@ -128,12 +131,14 @@ __global__ void __launch_bounds__(kLean, 2)
   merge_lanes<2>(total, memory);
   if (!active || lane > 0) return;
   Moments moments{0.0, 0.0, 0.0};
-  if (args.pixels > 0) {
+  if (given != nullptr) {
+    moments = {static_cast<double>(args.pixels), given[channel], given[args.channels + channel]};
+  } else if (args.pixels > 0) {
     moments = Moments::of(static_cast<double>(args.pixels), origin, total[0], total[1]);
   }
   mean[i] = static_cast<S>(moments.mean);
-  rstd[i] = static_cast<S>(inverse_deviation(moments.variance(), eps));
-  if (running.mean[map] != nullptr) {
+  rstd[i] = static_cast<S>(inverse_deviation(moments, eps));
+  if (running.mean[map] != nullptr && !moments.left_out()) {
     update_running(static_cast<S*>(running.mean[map]) + channel, momentum, moments.mean);
     update_running(static_cast<S*>(running.var[map]) + channel, momentum,
                    moments.unbiased_variance());
@@ -142,7 +147,7 @@ __global__ void __launch_bounds__(kLean, 2)
 
 /// Grid: kPixels * lanes pixels, tile.
 template <class T, int V>
-__global__ void __launch_bounds__(kLean, 2)
+__global__ void __launch_bounds__(kThreads, 2)
     combine(const __grid_constant__ MixtureArgs args, const Layout layout,
             const Opmath<T>* __restrict__ weights, const Opmath<T>* __restrict__ mean,
             const Opmath<T>* __restrict__ rstd, MixtureMap out, MixtureMap rectified) {
@@ -157,9 +162,12 @@ __global__ void __launch_bounds__(kLean, 2)
     typename Pack<T, V>::Memory ahead[kMaps<V>][kPixels];
     Pack<S, V> shift[kMaps<V>] = {};
     Pack<S, V> scale[kMaps<V>];
+    bool counts[kMaps<V>];
 #pragma unroll
     for (int m = 0; m < kMaps<V>; ++m) {
-      if (i + m >= maps) continue;
+      const S weight = i + m < maps ? weights[i + m] : S(0);
+      counts[m] = weight != S(0);
+      if (!counts[m]) continue;
 #pragma unroll
       for (int u = 0; u < kPixels; ++u) {
         const int64_t p = first + static_cast<int64_t>(u) * layout.lanes;
@@ -170,7 +178,6 @@ __global__ void __launch_bounds__(kLean, 2)
         shift[m] = coefficients<S, V>(mean + (i + m) * args.channels + channel);
         scale[m] = coefficients<S, V>(rstd + (i + m) * args.channels + channel);
       }
-      const S weight = weights[i + m];
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         scale[m].lane[v] = normalised ? weight * scale[m].lane[v] : weight;
@@ -178,7 +185,7 @@ __global__ void __launch_bounds__(kLean, 2)
     }
 #pragma unroll
     for (int m = 0; m < kMaps<V>; ++m) {
-      if (i + m >= maps) continue;
+      if (!counts[m]) continue;
 #pragma unroll
       for (int u = 0; u < kPixels; ++u) {
         if (first + static_cast<int64_t>(u) * layout.lanes >= args.pixels) break;

@@ -45,6 +45,8 @@ struct Moments {
     return moments;
   }
 
+  /// Are there no values? See MixtureMoments.
+  SN_HOST_DEVICE bool left_out() const { return m2 < 0.0; }
   SN_HOST_DEVICE double variance() const { return m2 / count; }
   /// As torch's batch norm puts into the running variance; infinite for a single value there too.
   SN_HOST_DEVICE double unbiased_variance() const { return m2 / (count - 1.0); }
@@ -52,6 +54,10 @@ struct Moments {
 
 SN_HOST_DEVICE double inverse_deviation(double variance, double eps) {
   return 1.0 / sqrt(variance + eps);
+}
+
+SN_HOST_DEVICE double inverse_deviation(const Moments& moments, double eps) {
+  return moments.left_out() ? 0.0 : inverse_deviation(moments.variance(), eps);
 }
 
 /// running <- (1 - momentum) running + momentum batch

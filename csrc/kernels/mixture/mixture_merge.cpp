@@ -15,10 +15,10 @@ void merge_statistics(const MixtureArgs& args, const double* partials, const int
     const Moments moments = Moments::of_chunks(
         partials, chunks, values, i, [&](int64_t j) { return bounds[j + 1] - bounds[j]; });
     mean[i] = static_cast<S>(moments.mean);
-    rstd[i] = static_cast<S>(inverse_deviation(moments.variance(), eps));
+    rstd[i] = static_cast<S>(inverse_deviation(moments, eps));
     const int64_t k = i / args.channels;
     const int64_t c = i % args.channels;
-    if (running.mean[k] != nullptr) {
+    if (running.mean[k] != nullptr && !moments.left_out()) {
       update_running(static_cast<S*>(running.mean[k]) + c, momentum, moments.mean);
       update_running(static_cast<S*>(running.var[k]) + c, momentum, moments.unbiased_variance());
     }

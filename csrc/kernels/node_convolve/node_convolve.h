@@ -2,12 +2,13 @@
 // that the batch normalisations behind them need; kernel interface: raw pointers, no PyTorch.
 //
 //   y[e, o] = sum over taps and channels of max(x, 0) w[e, o]      stride 1, borders of zeros
-//   mean[e, o], var[e, o] = mean and mean squared deviation of y[e, o] over images and pixels
+//   moments[e, :, o] = mean and sum of squared deviations of y[e, o] over images and pixels
 //
 // for the 3x3 and the 1x1 convolutions of each outgoing edge e, every one from `channels` to
 // `channels`. The moments are those of y as it is stored. An edge that is not live is left out: its
-// part of y is not written and its moments are 0; the kernel reads which are, so that a recorded
-// graph need not be recorded again as β sharpens.
+// part of y is not written, its mean is 0 and its sum of squared deviations -1, as the mixture
+// knows maps that were left out; the kernel reads which are, so that a recorded graph need not be
+// recorded again as β sharpens.
 //
 // Their gradients, where g[e] is that of y[e], an edge that is not live has none and its g is not
 // read:
@@ -42,8 +43,7 @@ struct NodeConvolution {
   const void* weight = nullptr;
   const bool* live = nullptr;  ///< [edges]; null: all
   void* y = nullptr;           ///< [images, height, width, edges * channels]
-  void* mean = nullptr;        ///< [edges * channels] of float, or double for double maps
-  void* var = nullptr;         ///< the same
+  double* moments = nullptr;   ///< [edges, 2, channels]
 };
 
 // ---- CUDA: null, or what is wrong; `stream` is a cudaStream_t. Never synchronises, sums have a

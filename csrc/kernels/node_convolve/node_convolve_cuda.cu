@@ -86,10 +86,9 @@ constexpr int kMergeColumns = 16;
 constexpr int kSlots = kMergeThreads / kMergeColumns;
 
 /// Where an operation's moments go.
-template <class S>
 struct Merged {
   const bool* live;
-  S *mean, *var;
+  double* moments;
 };
 
 /// The sum over the block's slots of `x`, which all of the column's threads get.
@@ -107,7 +106,7 @@ __device__ __forceinline__ double over_slots(double x, double (&memory)[kSlots][
 template <class S>
 __global__ void __launch_bounds__(kMergeThreads, 1)
     merge_kernel(const Tiles tiles, int channels, int columns, int of_three,
-                 const TileMoments<S>* moments, const Merged<S> three, const Merged<S> one) {
+                 const TileMoments<S>* moments, const Merged three, const Merged one) {
   __shared__ double memory[kSlots][kMergeColumns];
   const int column =
       static_cast<int>(blockIdx.x) * kMergeColumns + static_cast<int>(threadIdx.x) % kMergeColumns;
@@ -115,7 +114,8 @@ __global__ void __launch_bounds__(kMergeThreads, 1)
   const bool is_three = column < of_three;
   const int at = is_three ? column : column - of_three;
   const bool* const live = is_three ? three.live : one.live;
-  const bool there = column < columns && (live == nullptr || live[at / channels]);
+  const int edge = at / channels;
+  const bool there = column < columns && (live == nullptr || live[edge]);
   // The moments of a column that is not live were never written.
   const int count = there ? tiles.count() : 0;
   const double pixels = static_cast<double>(tiles.images) * tiles.height * tiles.width;
@@ -133,10 +133,11 @@ __global__ void __launch_bounds__(kMergeThreads, 1)
     const double away = static_cast<double>(of_tile.mean) - mean;
     squares += static_cast<double>(of_tile.m2) + away * away * tiles.covered(tile);
   }
-  const double var = over_slots(squares, memory) / pixels;
+  const double m2 = over_slots(squares, memory);
   if (slot != 0 || column >= columns) return;
-  (is_three ? three.mean : one.mean)[at] = static_cast<S>(mean);
-  (is_three ? three.var : one.var)[at] = static_cast<S>(var);
+  double* const to = (is_three ? three.moments : one.moments) + at + edge * channels;
+  to[0] = mean;
+  to[channels] = there ? m2 : -1.0;
 }
 
 // ---- host ----
@@ -268,9 +269,7 @@ const char* node_convolve_cuda(const NodeConvolveArgs& args, const void* x,
                        aligned(one.weight) && aligned(one.y);
     const char* const error = launch_convolutions(task, whole, stream);
     if (error != nullptr) return error;
-    const auto merged = [](const NodeConvolution& of) {
-      return Merged<S>{of.live, static_cast<S*>(of.mean), static_cast<S*>(of.var)};
-    };
+    const auto merged = [](const NodeConvolution& of) { return Merged{of.live, of.moments}; };
     return launch(merge_kernel<S>,
                   dim3(static_cast<unsigned>(ceil_of(columns, kMergeColumns)), 1, 1),
                   dim3(kMergeThreads, 1, 1), 0, stream, task.tiles, task.channels, columns,

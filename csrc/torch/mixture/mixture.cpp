@@ -84,6 +84,14 @@ MixtureRunning running_statistics(TensorList running_mean, TensorList running_va
   return running;
 }
 
+MixtureMoments known_moments(TensorList moments) {
+  MixtureMoments known;
+  for (const auto k : c10::irange(moments.size())) {
+    if (moments[k].numel() > 0) known.of[k] = moments[k].const_data_ptr<double>();
+  }
+  return known;
+}
+
 MixtureGradients gradient_maps(TensorList grad_normalized, const BoolList& accumulate_normalized,
                                TensorList grad_plain, const BoolList& accumulate_plain,
                                size_t normalized) {
@@ -123,11 +131,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(TensorList normalized, TensorList pla
   const MixtureMap also = rectified.has_value() ? writable("rectified", *rectified) : MixtureMap{};
 #ifdef SNSOFTMAX_WITH_CUDA
   if (like.is_cuda()) {
-    TORCH_CHECK_VALUE(moments.empty(), "moments are for maps on the CPU");
     on_device("mixture", like, mixture_workspace_cuda(args), [&](void* workspace, void* stream) {
-      return mixture_forward_cuda(args, w.const_data_ptr(), running, training, momentum, eps,
-                                  mean.mutable_data_ptr(), rstd.mutable_data_ptr(), to, also,
-                                  workspace, stream);
+      return mixture_forward_cuda(args, w.const_data_ptr(), known_moments(moments), running,
+                                  training, momentum, eps, mean.mutable_data_ptr(),
+                                  rstd.mutable_data_ptr(), to, also, workspace, stream);
     });
     return {std::move(out), std::move(mean), std::move(rstd)};
   }
@@ -190,7 +197,7 @@ std::tuple<Tensor, Tensor> statistics(TensorList normalized, TensorList running_
 #ifdef SNSOFTMAX_WITH_CUDA
   if (like.is_cuda()) {
     on_device("mixture", like, mixture_workspace_cuda(args), [&](void* workspace, void* stream) {
-      return mixture_forward_cuda(args, nullptr, running, /*training=*/true, momentum, eps,
+      return mixture_forward_cuda(args, nullptr, {}, running, /*training=*/true, momentum, eps,
                                   mean.mutable_data_ptr(), rstd.mutable_data_ptr(), {}, {},
                                   workspace, stream);
     });

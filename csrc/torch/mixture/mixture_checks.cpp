@@ -153,11 +153,13 @@ void check_moments(TensorList moments, TensorList normalized) {
   for (const auto k : c10::irange(moments.size())) {
     const Tensor& m = moments[k];
     if (m.sym_numel() == 0) continue;
-    TORCH_CHECK_VALUE(
-        m.dim() == 2 && m.sym_size(0) == 2 && m.sym_size(1) == normalized[k].sym_size(1) &&
-            !m.is_cuda() && m.scalar_type() == at::kDouble,
-        "moments[", k, "] must be float64 of shape [2, ", normalized[k].sym_size(1),
-        "] on the CPU, but is ", m.scalar_type(), " of ", m.sym_sizes(), " on ", m.device());
+    TORCH_CHECK_VALUE(m.dim() == 2 && m.sym_size(0) == 2 &&
+                          m.sym_size(1) == normalized[k].sym_size(1) &&
+                          m.device() == normalized[k].device() && m.scalar_type() == at::kDouble &&
+                          m.is_contiguous(),
+                      "moments[", k, "] must be contiguous, float64 and of shape [2, ",
+                      normalized[k].sym_size(1), "] on ", normalized[k].device(), ", but is ",
+                      m.scalar_type(), " of ", m.sym_sizes(), " on ", m.device());
   }
 }
 

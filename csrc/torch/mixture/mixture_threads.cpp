@@ -62,8 +62,7 @@ std::vector<double> completed(const MixtureArgs& args, TensorList moments) {
       of_rest.push_back(to);
       continue;
     }
-    const Tensor given = moments[k].contiguous();
-    const double* const from = given.const_data_ptr<double>();
+    const double* const from = moments[k].const_data_ptr<double>();
     std::copy_n(from, args.channels, to);
     std::copy_n(from + args.channels, args.channels, to + values);
   }

@@ -16,7 +16,7 @@ namespace snsoftmax {
 namespace {
 
 using at::Tensor;
-using Maps = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using Maps = std::tuple<Tensor, Tensor, Tensor>;
 
 constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
 
@@ -91,10 +91,9 @@ Maps empty_maps(const Tensor& x, const Tensor& three, const Tensor& one) {
     return at::empty_symint({x.sym_size(0), weight.sym_size(0), x.sym_size(2), x.sym_size(3)},
                             x.options().memory_format(kLayout));
   };
-  const auto moment = [&] {
-    return at::empty_symint({three.sym_size(0) + one.sym_size(0)}, x.options().dtype(opmath(x)));
-  };
-  return {map(three), map(one), moment(), moment()};
+  const auto edges = (three.sym_size(0) + one.sym_size(0)) / x.sym_size(1);
+  return {map(three), map(one),
+          at::empty_symint({edges, 2, x.sym_size(1)}, x.options().dtype(at::kDouble))};
 }
 
 std::tuple<Tensor, Tensor> empty_weights(const Tensor& x, const Tensor& three, const Tensor& one) {
@@ -142,26 +141,19 @@ Maps cuda(const Tensor& given, const Tensor& given_three, const Tensor& given_on
   const Tensor one = given_one.contiguous(kLayout);
   const Tensor live = given_live ? given_live->contiguous() : Tensor();
   const Maps maps = empty_maps(x, three, one);
-  const Tensor &mean = std::get<2>(maps), &var = std::get<3>(maps);
+  const Tensor& moments = std::get<2>(maps);
   if (x.numel() == 0) {
-    mean.zero_();
-    var.zero_();
+    moments.zero_();
     return maps;
   }
   const NodeConvolveArgs args = arguments(x);
   const int64_t of_three = three.size(0) / args.channels;
   const int64_t of_one = one.size(0) / args.channels;
   const auto operation = [&](const Tensor& weight, const Tensor& y, int64_t first, int64_t edges) {
-    const auto at = static_cast<size_t>(first * args.channels) * mean.element_size();
-    const auto from = [&](const Tensor& moments) {
-      return static_cast<void*>(static_cast<char*>(moments.mutable_data_ptr()) + at);
-    };
-    return NodeConvolution{edges,
-                           weight.const_data_ptr(),
+    return NodeConvolution{edges, weight.const_data_ptr(),
                            live.defined() ? live.const_data_ptr<bool>() + first : nullptr,
                            y.mutable_data_ptr(),
-                           from(mean),
-                           from(var)};
+                           moments.mutable_data_ptr<double>() + 2 * first * args.channels};
   };
   on_device("node_convolve", x, node_convolve_workspace_cuda(args, of_three + of_one),
             [&](void* workspace, void* stream) {
@@ -242,7 +234,7 @@ Tensor map_cuda(const Tensor& grad_three, const Tensor& grad_one, const Tensor& 
 TORCH_LIBRARY_FRAGMENT(snsoftmax, m) {
   m.def(
       "node_convolve(Tensor x, Tensor three, Tensor one, Tensor? live) "
-      "-> (Tensor, Tensor, Tensor, Tensor)");
+      "-> (Tensor three, Tensor one, Tensor moments)");
   m.def(
       "node_convolve_backward_weights(Tensor grad_three, Tensor grad_one, Tensor x, Tensor? live) "
       "-> (Tensor, Tensor)");
