@@ -26,7 +26,7 @@ search: $(EXTENSION)
 	  --batch-size 64 --channels 8 --cells 1 --seed 0 --evaluate --out $(OUT)
 
 # One process a core, one thread each: the tests are many and small.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS)
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist worksteal
 
 test: lint ctest sanitize-few $(EXTENSION)
 	$(PYTEST)
@@ -48,7 +48,7 @@ docs: $(EXTENSION)
 ctest: $(READY)
 	$(CMAKE) -S . -B build/cmake
 	$(CMAKE) --build build/cmake -j $(JOBS)
-	$(CTEST) --test-dir build/cmake --output-on-failure
+	$(CTEST) --test-dir build/cmake -j $(JOBS) --output-on-failure
 
 # The kernels, CUDA sources included, under AddressSanitizer with UBSan and under ThreadSanitizer.
 sanitize: $(READY)

@@ -1,7 +1,7 @@
-// Stands in for CUDA's <cuda_runtime.h> so that g++ compiles a .cu file as it is. Every CUDA thread
-// is an operating-system thread, so ThreadSanitizer sees a missing barrier as a data race and
-// AddressSanitizer sees an index that leaves its buffer. Blocks run one after another, those of a
-// cluster together.
+// Stands in for CUDA's <cuda_runtime.h> so that g++ compiles a .cu file as it is. Under a
+// sanitizer every CUDA thread is an operating-system thread, so ThreadSanitizer sees a missing
+// barrier as a data race and AddressSanitizer an index that leaves its buffer (crew.h). Blocks run
+// one after another, those of a cluster together.
 //
 // Only what the kernels use is here. All 32 lanes of a warp must take part in every warp operation,
 // every thread of a block in every __syncthreads(), and a block is a whole number of warps. C++20.

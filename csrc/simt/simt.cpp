@@ -1,16 +1,11 @@
-#include <barrier>
 #include <bit>
 #include <cmath>
-#include <condition_variable>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "crew.h"
 #include "cuda_runtime.h"
 
 namespace simt {
@@ -23,20 +18,15 @@ namespace {
 constexpr int kWarp = 32;
 constexpr size_t kLaneBytes = 24;  // the operands of one lane in a product
 
-[[noreturn]] void fail(const char* sentence) {
-  std::fprintf(stderr, "simt: %s\n", sentence);
-  std::abort();
-}
-
 /// Two buffers taken in turn: a lane that writes the next one has passed the barrier before it,
 /// and so has every lane that still read the last but one.
 struct Warp {
-  std::barrier<> barrier{kWarp};
+  Barrier barrier{kWarp};
   unsigned char lanes[2][kWarp][kLaneBytes];
 };
 
 struct Block {
-  std::barrier<> barrier;
+  Barrier barrier;
   std::vector<std::unique_ptr<Warp>> warps;
   std::unique_ptr<unsigned char[]> shared;
 
@@ -53,7 +43,7 @@ struct Launch {
   size_t shared_bytes;
   const std::function<void()>* body;
   unsigned threads;  // of a block
-  std::barrier<> barrier;
+  Barrier barrier;
   std::vector<std::unique_ptr<Block>> cluster;
 
   Launch(dim3 grid_, dim3 block_, size_t shared_bytes_, unsigned blocks,
@@ -71,29 +61,48 @@ struct Launch {
   unsigned all_threads() const { return threads * static_cast<unsigned>(cluster.size()); }
 };
 
-thread_local Launch* current;
-thread_local unsigned rank;  // of the block in its cluster
-thread_local unsigned thread_index;
-thread_local unsigned exchanges;
-thread_local std::optional<std::barrier<>::arrival_token> arrival;
-
 struct Copy {
   void* to;
   const void* from;
   bool there;
 };
 constexpr size_t kCopyBytes = 16;
-thread_local std::vector<Copy> copies;  // under way
 
-Block& block() { return *current->cluster[rank]; }
+/// What belongs to the CUDA thread that runs here, beside its threadIdx and the like.
+struct Here {
+  unsigned rank = 0;  // of the block in its cluster
+  unsigned thread_index = 0;
+  unsigned exchanges = 0;
+  std::optional<Barrier::Token> arrival;
+  std::vector<Copy> copies;  // under way
+};
+thread_local Launch* current;
+thread_local Here here;
+
+/// f() waits. Other CUDA threads may run here meanwhile.
+template <class F>
+void wait(const F& f) {
+  Here mine = std::move(here);
+  const uint3 thread = threadIdx, block = blockIdx;
+  f();
+  here = std::move(mine);
+  threadIdx = thread;
+  blockIdx = block;
+}
+
+void meet(Barrier& barrier) {
+  wait([&] { barrier.arrive_and_wait(); });
+}
+
+Block& block() { return *current->cluster[here.rank]; }
 
 /// The life of one CUDA thread position: all clusters of the grid, one after another.
 void execute(Launch& launch, unsigned of_all) {
   current = &launch;
-  rank = of_all / launch.threads;
+  here = {};
+  here.rank = of_all / launch.threads;
   const unsigned index = of_all % launch.threads;
-  thread_index = index;
-  exchanges = 0;
+  here.thread_index = index;
   const dim3 b = launch.block;
   threadIdx = {index % b.x, index / b.x % b.y, index / (b.x * b.y)};
   blockDim = b;
@@ -101,71 +110,19 @@ void execute(Launch& launch, unsigned of_all) {
   for (unsigned z = 0; z < launch.grid.z; ++z)
     for (unsigned y = 0; y < launch.grid.y; ++y)
       for (unsigned x = 0; x < launch.grid.x; x += static_cast<unsigned>(launch.cluster.size())) {
-        blockIdx = {x + rank, y, z};
+        blockIdx = {x + here.rank, y, z};
         // All bits set are NaNs and absurd integers: nothing survives from the last block.
         if (index == 0) std::memset(block().shared.get(), 0xff, launch.shared_bytes);
-        launch.barrier.arrive_and_wait();
+        meet(launch.barrier);
         (*launch.body)();
-        if (!copies.empty()) fail("a thread ended before its copies had arrived");
-        launch.barrier.arrive_and_wait();
+        if (!here.copies.empty()) fail("a thread ended before its copies had arrived");
+        meet(launch.barrier);
       }
 }
 
-/// Threads are kept between launches, because starting one costs more than most blocks do.
-class Pool {
- public:
-  void run(Launch& launch) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    while (threads_.size() < launch.all_threads()) {
-      const unsigned index = static_cast<unsigned>(threads_.size());
-      threads_.emplace_back([this, index, seen = generation_] { work(index, seen); });
-    }
-    launch_ = &launch;
-    running_ = launch.all_threads();
-    ++generation_;
-    start_.notify_all();
-    done_.wait(lock, [this] { return running_ == 0; });
-    launch_ = nullptr;
-  }
-
-  ~Pool() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stopping_ = true;
-    }
-    start_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-
- private:
-  void work(unsigned index, long seen) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-      start_.wait(lock, [&] { return stopping_ || generation_ != seen; });
-      if (stopping_) return;
-      seen = generation_;
-      if (launch_ == nullptr || index >= launch_->all_threads()) continue;
-      Launch& launch = *launch_;
-      lock.unlock();
-      execute(launch, index);
-      lock.lock();
-      if (--running_ == 0) done_.notify_one();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable start_;
-  std::condition_variable done_;
-  std::vector<std::thread> threads_;
-  Launch* launch_ = nullptr;
-  unsigned running_ = 0;
-  long generation_ = 0;
-  bool stopping_ = false;
-};
-
 Warp& warp(unsigned mask) {
   if (mask != 0xffffffffu) fail("a warp operation must name all 32 lanes");
-  return *block().warps[thread_index / kWarp];
+  return *block().warps[here.thread_index / kWarp];
 }
 
 using Lanes = const unsigned char (*)[kLaneBytes];
@@ -173,9 +130,9 @@ using Lanes = const unsigned char (*)[kLaneBytes];
 /// Every lane leaves `bytes`; what all of them left, until this lane's next deposit but one.
 Lanes deposit(unsigned mask, const void* mine, size_t bytes) {
   Warp& w = warp(mask);
-  auto& buffer = w.lanes[exchanges++ % 2];
+  auto& buffer = w.lanes[here.exchanges++ % 2];
   std::memcpy(buffer[lane()], mine, bytes);
-  w.barrier.arrive_and_wait();
+  meet(w.barrier);
   return buffer;
 }
 
@@ -236,35 +193,35 @@ void run(dim3 grid, dim3 block, size_t shared, unsigned cluster,
     fail("a cluster is 1 to 8 blocks, and a grid a whole number of clusters");
   if (shared > static_cast<size_t>(device.shared_per_block))
     fail("the block asks for more shared memory than the device has");
-  static Pool pool;
   Launch launch(grid, block, shared, cluster, body);
   ++counters.launches;
   counters.blocks += static_cast<long>(grid.x) * grid.y * grid.z;
-  pool.run(launch);
+  Crew::get().run(launch.all_threads(), [&](unsigned index) { execute(launch, index); });
 }
 
 void* dynamic_shared() { return block().shared.get(); }
 
-void sync_block() { block().barrier.arrive_and_wait(); }
+void sync_block() { meet(block().barrier); }
 
-int cluster_rank() { return static_cast<int>(rank); }
+int cluster_rank() { return static_cast<int>(here.rank); }
 
 void* shared_of(int other) {
   if (other < 0 || other >= static_cast<int>(current->cluster.size())) fail("no such block");
   return current->cluster[static_cast<size_t>(other)]->shared.get();
 }
 
-void arrive_at_cluster() { arrival.emplace(current->barrier.arrive()); }
+void arrive_at_cluster() { here.arrival.emplace(current->barrier.arrive()); }
 
 void wait_for_cluster() {
-  if (!arrival) fail("a cluster is waited for after arriving");
-  current->barrier.wait(std::move(*arrival));
-  arrival.reset();
+  if (!here.arrival) fail("a cluster is waited for after arriving");
+  Barrier::Token token = std::move(*here.arrival);
+  here.arrival.reset();
+  wait([&] { current->barrier.wait(std::move(token)); });
 }
 
-void sync_warp(unsigned mask) { warp(mask).barrier.arrive_and_wait(); }
+void sync_warp(unsigned mask) { meet(warp(mask).barrier); }
 
-int lane() { return static_cast<int>(thread_index % kWarp); }
+int lane() { return static_cast<int>(here.thread_index % kWarp); }
 
 void exchange(unsigned mask, const void* mine, void* theirs, size_t bytes, int source) {
   std::memcpy(theirs, deposit(mask, mine, bytes)[source], bytes);
@@ -310,17 +267,17 @@ void copy_async(void* shared, const void* global, bool there) {
   check_aligned(shared);
   check_aligned(global);
   fill(shared, ~uint64_t{0});
-  copies.push_back({shared, global, there});
+  here.copies.push_back({shared, global, there});
 }
 
 void wait_for_copies() {
-  for (const Copy& copy : copies) {
+  for (const Copy& copy : here.copies) {
     if (copy.there)
       std::memcpy(copy.to, copy.from, kCopyBytes);
     else
       fill(copy.to, 0);
   }
-  copies.clear();
+  here.copies.clear();
 }
 
 }  // namespace simt

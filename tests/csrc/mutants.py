@@ -29,8 +29,8 @@ DEPTHWISE = "depthwise"
 SANITIZERS = {
     "race": ["-fsanitize=thread"],
     "bounds": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    "value": [],
-    "rig": [],
+    "value": ["-DSIMT_FIBERS"],
+    "rig": ["-DSIMT_FIBERS"],
 }
 # What the output must say; a mutant may well be wrong in other ways at the same time.
 EVIDENCE = {
@@ -115,10 +115,10 @@ MUTANTS = [
            "reinterpret_cast<uintptr_t>(map.data) % 16 == 0", "true", MIXTURE),
     Mutant("too little workspace for the mixture", "bounds",
            "(1 + maps) * kChunks + 3 * args.normalized", "maps + 3 * args.normalized", MIXTURE),
-    Mutant("a map of weight 0 is read", "value", "counts[m] = weight != S(0);",
+    Mutant("a map of weight 0 is read", "bounds", "counts[m] = weight != S(0);",
            "counts[m] = i + m < maps;", MIXTURE),
-    Mutant("a sum over a map of weight 0", "value", "weights[first + m] != S(0)", "true", MIXTURE),
-    Mutant("the gradient of a map of weight 0", "value", "args.normalized && weight != S(0)",
+    Mutant("a sum over a map of weight 0", "bounds", "weights[first + m] != S(0)", "true", MIXTURE),
+    Mutant("the gradient of a map of weight 0", "bounds", "args.normalized && weight != S(0)",
            "args.normalized", MIXTURE),
     Mutant("known moments that do not count", "value", "double* const given = known.of[map];",
            "double* const given = nullptr;", MIXTURE),

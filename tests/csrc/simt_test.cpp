@@ -212,7 +212,7 @@ void check_operands() {
 
 // ---- kernels that are wrong ----
 
-enum class Fault { kNoWait, kNoBarrier, kOverwritten, kNotRounded, kNotAligned };
+enum class Fault { kNoWait, kNoBarrier, kDeserted, kOverwritten, kNotRounded, kNotAligned };
 
 void wrong_kernel(const uint4* from, unsigned* to, Fault fault) {
   auto* const shared = dynamic_shared<uint4>();
@@ -221,6 +221,7 @@ void wrong_kernel(const uint4* from, unsigned* to, Fault fault) {
   const bool crooked = fault == Fault::kNotAligned;
   copy_async(reinterpret_cast<unsigned char*>(shared + me) + (crooked ? 8 : 0), from + me, true);
   if (fault != Fault::kNoWait) wait_for_copies();
+  if (fault == Fault::kDeserted && me == 0) return;
   if (fault != Fault::kNoBarrier) __syncthreads();
   to[me] = shared[other].x;
   if (fault == Fault::kOverwritten) {  // while the neighbour may still read
@@ -239,11 +240,10 @@ void wrong_kernel(const uint4* from, unsigned* to, Fault fault) {
 int run_wrong(const std::string& name) {
   // Ends as a program does that fails a check, whatever a harness makes of signals.
   std::signal(SIGABRT, [](int) { std::_Exit(1); });
-  const std::pair<const char*, Fault> faults[] = {{"no-wait", Fault::kNoWait},
-                                                  {"no-barrier", Fault::kNoBarrier},
-                                                  {"overwritten", Fault::kOverwritten},
-                                                  {"not-rounded", Fault::kNotRounded},
-                                                  {"not-aligned", Fault::kNotAligned}};
+  const std::pair<const char*, Fault> faults[] = {
+      {"no-wait", Fault::kNoWait},         {"no-barrier", Fault::kNoBarrier},
+      {"deserted", Fault::kDeserted},      {"overwritten", Fault::kOverwritten},
+      {"not-rounded", Fault::kNotRounded}, {"not-aligned", Fault::kNotAligned}};
   for (const auto& [word, fault] : faults) {
     if (name != word) continue;
     std::vector<uint4> from(kWarp);
