@@ -94,13 +94,15 @@ def sizes(values: object) -> list[int]:
 
 
 def operations(name: str, args: Sequence[Any], out: object) -> int:
-    """Multiplications and additions of a convolution, 0 of anything else."""
+    """Multiplications and additions of convolutions and products, 0 of anything else."""
     count = 0
     match name:
         case "aten::convolution":
             count = 2 * sum(sizes(out)) * args[1][0].numel()
         case "aten::convolution_backward":
             count = 2 * args[0].numel() * args[2][0].numel() * sum(args[-1][:2])
+        case "aten::bmm":
+            count = 2 * args[0].numel() * args[1].shape[-1]
         case "snsoftmax::depthwise":
             count = 2 * sum(sizes(out)) * args[1][0][0].numel()
         case "snsoftmax::depthwise_backward_map":

@@ -24,7 +24,8 @@ from darts.networks.normalization import EPS, MOMENTUM
 from darts.networks.operations import to_even
 from darts.supernet.mixture import SharedGradient, SharedMap
 from darts.supernet.normalized_depthwise import normalized_depthwise
-from snsoftmax.convolve import convolve, convolve_to_normalize, convolves
+from darts.supernet.pointwise import pointwise
+from snsoftmax.convolve import convolve_to_normalize, convolves
 from snsoftmax.depthwise import depthwise
 from snsoftmax.node_convolve import node_convolve
 
@@ -208,13 +209,6 @@ class Reductions(Branch):
             "conv_2.weight": second,
             **self.statistics.views(r, "norm"),
         }
-
-
-def pointwise(x: Tensor, weight: Tensor, edges: int) -> Tensor:
-    """1x1 convolutions of ``edges`` edges, each of its own channels of ``x``."""
-    if edges == 1 and convolves(x, weight):
-        return convolve(x, [weight])[0]
-    return F.conv2d(x, weight, groups=edges)
 
 
 class DepthwiseConvolutions(Branch):

@@ -12,10 +12,11 @@ from darts.networks.normalization import EPS, MOMENTUM, BatchNorm2d
 from darts.networks.operations import drop_path
 from darts.networks.table import LayerPlace
 from darts.spaces.table import Cell
-from darts.supernet.branches import Views, pointwise
+from darts.supernet.branches import Views
 from darts.supernet.mixture import SharedMap, Summand, mix
 from darts.supernet.normalized_depthwise import normalized_depthwise
 from darts.supernet.plan import Live
+from darts.supernet.pointwise import pointwise
 from snsoftmax.depthwise import depthwise
 
 
