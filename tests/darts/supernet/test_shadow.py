@@ -37,7 +37,7 @@ def test_a_step_has_the_same_bits(
 ) -> None:
     # As on a GPU: one convolution of PyTorch for all edges.
     monkeypatch.setattr("darts.supernet.branches.batched", lambda x: True)
-    for user in ("supernet.branches", "networks.operations"):
+    for user in ("supernet.branches", "supernet.pointwise", "networks.operations"):
         monkeypatch.setattr(f"darts.{user}.convolves", lambda x, weight: False)
     torch.manual_seed(0)
     net = build_supernet(space, channels=4, cells=3 if space is DARTS else 1, classes=10)
