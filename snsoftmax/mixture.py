@@ -35,7 +35,8 @@ def mixture(
         plain: L maps of the same shape that are added as they are. ``1 <= K + L <= 64``.
         weights: ``[K + L]``, those of ``normalized`` first; float32, or float64 for float64 maps.
         running_mean: per normalised map its ``[C]`` running mean, of the dtype of ``weights``;
-            ``None`` where statistics are not tracked. Updated in place in training.
+            ``None`` where statistics are not tracked; in training a tensor without elements where
+            those of one map are not. Updated in place in training.
         running_var: as ``running_mean``; updated with the unbiased variance, like
             `torch.nn.BatchNorm2d`.
         training: normalise by the batch's statistics; otherwise by the running ones.

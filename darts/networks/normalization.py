@@ -72,11 +72,11 @@ def mixture_forward(
     mean, rstd = _ops.mixture_statistics(normalized, [], [])
     means, variances = parallel.gathered(torch.stack([mean, rstd**-2])).unbind(1)
     mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
-    if running[0]:
+    if tracked := [k for k, statistic in enumerate(running[0]) if statistic.numel()]:
         count = parallel.world() * normalized[0].numel() / mean.shape[1]
         unbiased = var * (count / (count - 1))
         for old, new in zip(running, (mean, unbiased), strict=True):
-            torch._foreach_lerp_(old, list(new), MOMENTUM)
+            torch._foreach_lerp_([old[k] for k in tracked], [new[k] for k in tracked], MOMENTUM)
     out: tuple[Tensor, Tensor, Tensor] = _ops.mixture_forward(
         normalized, plain, weights, list(mean), list(var), [], False, MOMENTUM, EPS
     )
@@ -92,6 +92,7 @@ def mixture_backward(
     rstd: Tensor,
     grad_normalized: Sequence[Tensor],
     grad_plain: Sequence[Tensor],
+    accumulate_normalized: Sequence[bool],
     accumulate_plain: Sequence[bool],
     needs_weights: bool,
     lines: Tensor | None = None,
@@ -109,7 +110,7 @@ def mixture_backward(
         mean,
         rstd,
         grad_normalized,
-        [],
+        accumulate_normalized,
         grad_plain,
         accumulate_plain,
         False,
@@ -137,5 +138,5 @@ class _BatchNorm(torch.autograd.Function):
             (grad_x,) = torch.autograd.grad(composed(alias), alias, grad, create_graph=True)
             return grad_x, None
         grad_x = torch.empty_like(x, memory_format=torch.channels_last)
-        mixture_backward(grad, [x], [], one, mean, rstd, [grad_x], [], [], False)
+        mixture_backward(grad, [x], [], one, mean, rstd, [grad_x], [], [], [], False)
         return grad_x, None

@@ -180,7 +180,9 @@ class _Mixture(torch.autograd.Function):
         parts = [s.of(maps) for s in ctx.slices]
         targets = [nowhere if buffers[s.position] is nowhere else s.of(buffers) for s in ctx.slices]
         read = grad, parts[:k], parts[k:], weights, mean, rstd
-        accumulate = [written[s.position] for s in ctx.slices[k:]]
+        # Of a map's slices each is written once; a map that is read whole, by several nodes.
+        adds = [written[s.position] and s.of(maps) is maps[s.position] for s in ctx.slices]
+        accumulate = adds[:k], adds[k:]
         handing = any(
             needs and isinstance(gradient, NormalizedGradient)
             for gradient, needs in zip(ctx.gradients, needs_maps, strict=True)
@@ -188,10 +190,10 @@ class _Mixture(torch.autograd.Function):
         lines = mean.new_empty(k, 4, mean.shape[1]) if handing else None
         if ctx.distributed:
             grad_weights = mixture_backward(
-                *read, targets[:k], targets[k:], accumulate, needs_weights, lines
+                *read, targets[:k], targets[k:], *accumulate, needs_weights, lines
             )
         else:
-            write: Sequence[Any] = (targets[:k], [], targets[k:], accumulate)
+            write: Sequence[Any] = targets[:k], accumulate[0], targets[k:], accumulate[1]
             training = ctx.normalization[2]
             grad_weights = _ops.mixture_backward(
                 *read, *write, needs_weights, training, None, lines
@@ -252,8 +254,10 @@ def mix(summands: Sequence[Summand], weights: Tensor, training: bool) -> Tensor:
     if all(m is None for m in moments):
         moments = []
     nothing = weights.new_empty(0)
-    means = [s.mean for s in summands if s.mean is not None]
-    variances = [s.var for s in summands if s.var is not None]
+    running = [[s.mean, s.var] for s in summands if s.normalized]
+    if all(mean is None for mean, _ in running):
+        running = []
+    means, variances = ([nothing if s[i] is None else s[i] for s in running] for i in (0, 1))
     out: Tensor = _Mixture.apply(
         slices,
         [s.gradient for s in shared.values()],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,6 +28,11 @@ def _normalization(
         return Normalization(mean[0], rstd[0])
     (mean,), (var,) = running
     return Normalization(mean, (var + eps).rsqrt())
+
+
+@cache
+def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones(1, dtype=dtype, device=device)
 
 
 class _NormalizedDepthwise(torch.autograd.Function):
@@ -70,7 +76,7 @@ class _NormalizedDepthwise(torch.autograd.Function):
         # y lies as its convolution left it, which need not be channels_last.
         grad_map = torch.empty_like(y, memory_format=torch.channels_last)
         # A mixture of one map with weight 1 is its normalisation.
-        one, mean, rstd = torch.ones_like(mean[:1]), mean[None], rstd[None]
+        one, mean, rstd = _one(mean.dtype, mean.device), mean[None], rstd[None]
         _ops.mixture_backward(
             through, [y], [], one, mean, rstd, [grad_map], [], [], [], False, training
         )

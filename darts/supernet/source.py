@@ -99,8 +99,8 @@ class Source(nn.Module):
                     y = self._module(operation, (term.edge, term.column))(departure.map)
                     summands[term] = Summand(SharedMap.of(y.to(x.dtype)))
             elif operation != "noise":
-                shared = Summand(self._edgeless(operation, departure))
-                summands.update((term, shared) for term in mine)
+                parts = self._same_for_all(operation, departure, len(mine))
+                summands.update(zip(mine, parts, strict=True))
         return summands
 
     def _learnt_maps(
@@ -162,6 +162,24 @@ class Source(nn.Module):
             for shared, start, r in zip(owners, starts, rows, strict=True)
         ]
 
+    def _same_for_all(self, operation: str, departure: Departure, edges: int) -> list[Summand]:
+        """What an operation without parameters contributes on each of ``edges`` edges."""
+        shared = self._edgeless(operation, departure)
+        if operation not in self.pool_statistics:
+            return [Summand(shared)] * edges
+        statistics = self.pool_statistics[operation]
+        assert isinstance(statistics, Statistics)
+        running = mean, var = statistics.row(0)
+        training = self.training or mean is None
+        if not batched(shared.map):
+            normalized = batch_norm(shared.map, mean, var, training)
+            return [Summand(SharedMap.of(normalized))] * edges
+        # Each node normalises it as it reads it; one of them moves the running statistics.
+        others = (None, None) if training else running
+        return [Summand(shared, True, 0, self.channels, *running)] + [
+            Summand(shared, True, 0, self.channels, *others) for _ in range(edges - 1)
+        ]
+
     def _edgeless(self, operation: str, departure: Departure) -> SharedMap:
         """The map of an operation without parameters, which is the same for every edge."""
         x = departure.map
@@ -174,12 +192,8 @@ class Source(nn.Module):
             y = F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)
         else:
             y = max_pool(x, self.stride)
-        if operation not in self.pool_statistics:
-            return SharedMap.of(y, None if averaged is None else departure.averaged_gradients)
-        statistics = self.pool_statistics[operation]
-        assert isinstance(statistics, Statistics)
-        mean, var = statistics.row(0)
-        return SharedMap.of(batch_norm(y, mean, var, self.training or mean is None))
+        plain = averaged is not None and operation not in self.pool_statistics
+        return SharedMap.of(y, departure.averaged_gradients if plain else None)
 
     def learnt(self) -> Iterator[tuple[str, int, list[nn.Parameter]]]:
         """Operations with parameters: the name, how many edges, the parameters.

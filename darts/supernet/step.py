@@ -151,12 +151,24 @@ def weight_step(
     of_parameters, of_alphas = gradients[: len(parameters)], gradients[len(parameters) :]
     parallel.average_(of_parameters)
     for p, g in zip(parameters, of_parameters, strict=True):
-        # On the CPU fused SGD takes a gradient's elements in the parameter's order, whatever its
-        # strides; that of a branch with operations left out is contiguous.
-        p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+        p.grad = laid_out_as(p, g)
     for alpha, g in zip(alphas, of_alphas, strict=True):
         alpha.grad = g if alpha.grad is None else alpha.grad.add_(g)
     return Outcome(loss.detach(), logits.detach())
+
+
+def laid_out_as(p: Tensor, g: Tensor) -> Tensor:
+    """The gradient ``g`` in the strides of its parameter ``p``.
+
+    On the CPU fused SGD takes its elements in the parameter's order, whatever its strides; that of
+    a branch with operations left out is contiguous.
+    """
+    if g.stride() == p.stride():
+        return g
+    strides = zip(p.shape, g.stride(), p.stride(), strict=True)
+    if all(size == 1 or ours == theirs for size, ours, theirs in strides):
+        return g.as_strided(p.shape, p.stride())  # the same order, said otherwise
+    return torch.empty_like(p).copy_(g)
 
 
 def without_negligible(

@@ -616,6 +616,22 @@ def test_refuses_wrong_running_statistics() -> None:
         mixture(maps, [], weights, running_mean=[weights], running_var=[weights])
 
 
+def test_running_statistics_of_some_maps_alone() -> None:
+    """Where others are not tracked; in training, since evaluation reads all."""
+    case = Case(torch.float32)
+    running = case.running(torch.float32)
+    whole = {name: [t.clone() for t in statistics] for name, statistics in running.items()}
+    expected = case.call(mixture, case.inputs, **whole)
+    untracked = {n: [torch.empty(0), *statistics[1:]] for n, statistics in running.items()}
+    before = {n: statistics[0].clone() for n, statistics in running.items()}
+    assert torch.equal(case.call(mixture, case.inputs, **untracked), expected)
+    for name, statistics in running.items():
+        assert torch.equal(statistics[0], before[name])
+        assert torch.equal(statistics[1], whole[name][1])
+    with pytest.raises(ValueError, match=r"running_mean must have shape \[\d+\]"):
+        case.call(mixture, case.inputs, training=False, **untracked)
+
+
 def test_running_statistics_count_as_changed() -> None:
     case = Case(torch.float32)
     running = case.running(torch.float32)

@@ -78,6 +78,7 @@ MixtureArgs arguments(const Tensor& like, TensorList normalized, TensorList plai
 MixtureRunning running_statistics(TensorList running_mean, TensorList running_var) {
   MixtureRunning running;
   for (const auto k : c10::irange(running_mean.size())) {
+    if (running_mean[k].numel() == 0) continue;
     running.mean[k] = running_mean[k].mutable_data_ptr();
     running.var[k] = running_var[k].mutable_data_ptr();
   }

@@ -67,13 +67,15 @@ void check_statistics(const Tensor& mean, const Tensor& rstd, TensorList normali
 }
 
 void check_running(TensorList normalized, TensorList running_mean, TensorList running_var,
-                   const Tensor& like) {
+                   bool training, const Tensor& like) {
   TORCH_CHECK_VALUE(running_mean.size() == running_var.size(), "running_mean has ",
                     running_mean.size(), " tensors, but running_var has ", running_var.size());
   TORCH_CHECK_VALUE(running_mean.empty() || running_mean.size() == normalized.size(),
                     "running_mean must have one tensor for each of the ", normalized.size(),
                     " normalized maps, but has ", running_mean.size());
   for (const auto k : c10::irange(running_mean.size())) {
+    // Without elements in training: not tracked.
+    if (training && running_mean[k].sym_numel() == 0 && running_var[k].sym_numel() == 0) continue;
     check_vector("running_mean", running_mean[k], like.sym_size(1), like);
     check_vector("running_var", running_var[k], like.sym_size(1), like);
     TORCH_CHECK_VALUE(running_mean[k].is_contiguous() && running_var[k].is_contiguous(),
@@ -92,7 +94,7 @@ void check_gradient(const char* name, const Tensor& grad, const Tensor& like) {
 const Tensor& check_forward(TensorList normalized, TensorList plain, const Tensor& weights,
                             TensorList running_mean, TensorList running_var, bool training) {
   const Tensor& like = check_inputs(normalized, plain, weights);
-  check_running(normalized, running_mean, running_var, like);
+  check_running(normalized, running_mean, running_var, training, like);
   TORCH_CHECK_VALUE(training || normalized.empty() || !running_mean.empty(),
                     "training=False needs running_mean and running_var");
   if (training && !normalized.empty()) {
@@ -125,7 +127,7 @@ void check_backward(const Tensor& grad, TensorList normalized, TensorList plain,
 const Tensor& check_normalized(TensorList normalized, TensorList running_mean,
                                TensorList running_var) {
   const Tensor& like = check_all_maps(normalized, {});
-  check_running(normalized, running_mean, running_var, like);
+  check_running(normalized, running_mean, running_var, /*training=*/true, like);
   return like;
 }
 

@@ -76,6 +76,21 @@ def test_fused_sgd_moves_what_is_computed_beside_operations_left_out(channels: i
         torch.testing.assert_close(p.detach(), wanted, msg=name)
 
 
+def test_a_gradient_in_the_same_order_is_not_copied() -> None:
+    """Strides of dimensions of one element say nothing."""
+    p = torch.empty(8, 1, 3, 3).to(memory_format=torch.channels_last)
+    g = torch.randn(8, 1, 3, 3)
+    found = steps.laid_out_as(p, g)
+    assert found.stride() == p.stride()
+    assert found.data_ptr() == g.data_ptr()
+    assert torch.equal(found, g)
+    p, g = torch.empty(8, 4, 3, 3).to(memory_format=torch.channels_last), torch.randn(8, 4, 3, 3)
+    found = steps.laid_out_as(p, g)
+    assert found.stride() == p.stride()
+    assert torch.equal(found, g)
+    assert steps.laid_out_as(g, g) is g
+
+
 def test_frozen_restores_even_after_an_error(net: Supernet) -> None:
     first = next(net.parameters())
     first.requires_grad_(False)

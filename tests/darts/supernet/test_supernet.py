@@ -15,7 +15,7 @@ from darts import Search, configure
 from darts.data import Batch, ImageSet, load
 from darts.spaces import NB201, Space
 from darts.spaces import SPACES as ALL_SPACES
-from darts.supernet import Supernet, branches, build_supernet, live_operations
+from darts.supernet import Supernet, branches, build_supernet, live_operations, source
 from darts.supernet.cell import SearchCell
 from darts.supernet.step import Outcome, frozen, weight_step
 from darts.training.held_out import BatchLoss
@@ -490,15 +490,28 @@ def test_ten_steps_in_float32_are_within_1e_5(name: str, zero_skip: bool) -> Non
 def test_batched_convolutions_equal_those_of_each_edge(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an accelerator runs: one convolution for all edges, slices of its map."""
-    monkeypatch.setattr(branches, "batched", lambda x: True)
+    """What an accelerator runs: one convolution for all edges, slices of its map; pools that
+    nodes normalise.
+    """
+    for module in (branches, source):
+        monkeypatch.setattr(module, "batched", lambda x: True)
     space = SPACES[name]
     pair = make_pair(space)
     batch = make_batch(torch.float64)
-    for beta in (softmax(make_alphas(space, torch.float64)), one_per_edge(space, torch.float64)):
-        weight_step(pair[0], batch, beta)
-        weight_step(pair[1], batch, beta)
-        assert_same(pair, 1e-9, gradient, "gradient")
+    beta = softmax(make_alphas(space, torch.float64))
+    for net in pair:
+        weight_step(net, batch, beta)
+    assert_same(pair, 1e-9, gradient, "gradient")
+    assert_same_statistics(pair, 1e-9)
+    for net in pair:
+        weight_step(net, batch, one_per_edge(space, torch.float64), zero_skip=True)
+    assert_same(pair, 1e-9, gradient, "gradient")
+    load_conventional(pair[1], pair[0])  # statistics of what was left out
+    for net in pair:
+        net.eval()
+    with torch.no_grad():
+        logits = [net(batch[0], beta) for net in pair]
+    assert_close(logits[1], logits[0], 1e-9, "logits")
 
 
 def test_gradients_do_not_depend_on_earlier_passes_over_the_graph() -> None:
