@@ -109,11 +109,13 @@ def search_steps(space: Space, size: Size) -> dict[str, Step]:
     }
 
 
-def own_convolutions(size: Size) -> dict[str, Step]:
-    """EDD's step as a graph by the package's own convolutions, which leave out what β does not."""
+def own_convolutions(space: Space, size: Size) -> dict[str, Step]:
+    """EDD's step as a graph by the package's own convolutions, also where β leaves most of them
+    out.
+    """
     return {
         f"edd, {precision}, captured, own convolutions{name}": search_step(
-            "edd", NB201, size, precision, captured=True, temperature=t, own_convolutions=True
+            "edd", space, size, precision, captured=True, temperature=t, own_convolutions=True
         )
         for name, t in (("", None), (", small temperature", SHARP))
         for precision in PRECISIONS
@@ -279,7 +281,7 @@ def variants(size: Size, peer_path: Path | None) -> dict[str, Step]:
         rival = conventional_step(NB201, size, autocast, tuned=True, compiled=not size.on_gpu)
         steps[f"module per operation, {name}, {kind}"] = rival
     if size.on_gpu:
-        return steps | search_steps(NB201, size) | own_convolutions(size)
+        return steps | search_steps(NB201, size) | own_convolutions(NB201, size)
     steps |= search_steps(NB201, size)
     for precision in PRECISIONS:
         sharp = search_step("edd", NB201, size, precision, temperature=SHARP)
@@ -328,7 +330,8 @@ def main() -> None:
     if not arguments.skip_darts:
         deep = Size(cells=8, device=arguments.device)
         steps = {"module per operation, float32": conventional_step(DARTS, deep)}
-        rows = compare(steps | search_steps(DARTS, deep), deep, few)
+        steps |= search_steps(DARTS, deep) | (own_convolutions(DARTS, deep) if gpu else {})
+        rows = compare(steps, deep, few)
         print_rows("DARTS space, C=16, 8 cells, batch 64", rows)
         report["darts"] = [asdict(row) for row in rows]
 

@@ -33,24 +33,32 @@ _PLAIN = (None, None)
 
 
 def kernels(
-    device: str, dtype: torch.dtype, kernel: int, stride: int, dilation: int
+    device: str,
+    dtype: torch.dtype,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    untried: bool = False,
 ) -> Literal["own", "library"]:
     """Whose kernels convolve maps of ``dtype`` on ``device``, a type such as ``"cuda"``.
 
     Our own on the CPU wherever they take the sizes, whatever the number of channels. Those for CUDA
     are built and registered, but have not run on a GPU: until they have passed their device tests
-    there, cuDNN's are chosen. On the device ``meta``, where nothing is computed, it is as it will
-    be on CUDA.
+    there, cuDNN's are chosen, but for who asks for what is ``untried``. On the device ``meta``,
+    where nothing is computed, it is as it will be on CUDA.
     """
     takes = kernel in (3, 5) and stride in (1, 2) and dilation >= 1
-    return "own" if takes and dtype in _CHOSEN.get(device, ()) else "library"
+    like = "meta" if untried and device == "cuda" else device
+    return "own" if takes and dtype in _CHOSEN.get(like, ()) else "library"
 
 
-def kernels_for(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Literal["own", "library"]:
+def kernels_for(
+    x: Tensor, weight: Tensor, stride: int, dilation: int, untried: bool = False
+) -> Literal["own", "library"]:
     """`kernels` of a map and a weight, which ours take in the dtype of their arithmetic alone."""
     if weight.dtype != torch.promote_types(x.dtype, torch.float32):
         return "library"
-    return kernels(x.device.type, x.dtype, weight.shape[-1], stride, dilation)
+    return kernels(x.device.type, x.dtype, weight.shape[-1], stride, dilation, untried)
 
 
 def convolved(
@@ -114,13 +122,15 @@ class _Depthwise(torch.autograd.Function):
         return None, None, *(next(found) if needed else None for needed in needs)
 
 
-def depthwise(x: Tensor, weights: Sequence[Tensor], stride: int, dilation: int) -> list[Tensor]:
+def depthwise(
+    x: Tensor, weights: Sequence[Tensor], stride: int, dilation: int, untried: bool = False
+) -> list[Tensor]:
     """Convolve each channel of ``x``, [N, C, H, W], by its own kernels of each of ``weights``.
 
     A weight, [m·C, 1, k, k], holds those of m convolutions one after the other, whose results lie
     so in its map, [N, m·C, ...]. Padded so that stride 1 keeps the size. Under autocast the weights
-    and their gradients stay float32.
+    and their gradients stay float32. ``untried``: see `kernels`.
     """
-    if kernels_for(x, weights[0], stride, dilation) == "library":
+    if kernels_for(x, weights[0], stride, dilation, untried) == "library":
         return reference.depthwise(x, weights, stride, dilation)
     return list(_Depthwise.apply(stride, dilation, x, *weights))

@@ -217,6 +217,7 @@ class DepthwiseConvolutions(Branch):
     def __init__(self, edges: int, channels: int, kernel: int, stride: int, track: bool) -> None:
         super().__init__(edges, channels, track)
         self.stride = stride
+        self.untried = False
         self.depthwise = convolution_weight(edges * channels, 1, kernel)
 
     dilation = 1
@@ -228,7 +229,8 @@ class DepthwiseConvolutions(Branch):
         (x,) = xs
         groups = [list(rows)] if batched(x) else [[r] for r in rows]
         weights = [[self.of_rows(w, group) for w in self.weights()] for group in groups]
-        maps = depthwise(x, [first for first, *_ in weights], self.stride, self.dilation)
+        kernels = [first for first, *_ in weights]
+        maps = depthwise(x, kernels, self.stride, self.dilation, self.untried)
         return [
             self.convolve(y, rest, group)
             for y, (_, *rest), group in zip(maps, weights, groups, strict=True)
@@ -285,12 +287,13 @@ class SeparableConvolutions(DepthwiseConvolutions):
 
     def _normalized_depthwise(self, y: Tensor, weight: Tensor, rows: Sequence[int]) -> Tensor:
         mean, var = self.middle.mean, self.middle.var
+        settings = MOMENTUM, EPS, self.untried
         if mean is None or var is None:
-            return normalized_depthwise(y, weight, ([], []), True, MOMENTUM, EPS)
+            return normalized_depthwise(y, weight, ([], []), True, *settings)
         contiguous = len(rows) in (1, self.edges)
         at = slice(rows[0], rows[-1] + 1) if contiguous else list(rows)
         live = mean[at].view(-1), var[at].view(-1)
-        z = normalized_depthwise(y, weight, ([live[0]], [live[1]]), self.training, MOMENTUM, EPS)
+        z = normalized_depthwise(y, weight, ([live[0]], [live[1]]), self.training, *settings)
         if self.training and not contiguous:  # copies were updated
             mean[at], var[at] = (s.view(len(rows), -1) for s in live)
         return z

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from darts.networks.table import LayerPlace, NetworkSizes, NodesPlace, Place
 from darts.spaces import LayerWidths, Space, get_space
+from darts.supernet.branches import DepthwiseConvolutions
 from darts.supernet.cell import SearchCell, Shared
 from darts.supernet.layer import SearchLayer
 from darts.supernet.nodes import SearchNodes
@@ -41,8 +42,9 @@ class Supernet(nn.Module):
 
     ``drop_path``: probability of dropping an edge's output for a sample while training (R-DARTS).
     ``auxiliary_weight``: weight of the auxiliary skip connections (DARTS-), a 0-d buffer.
-    Both are set from outside, as a method's schedule says. ``together``: all convolutions that
-    leave a node are made by `snsoftmax.node_convolve`, which on a GPU has kernels of its own.
+    Both are set from outside, as a method's schedule says. ``own_convolutions``: those that leave
+    a node are made together by `snsoftmax.node_convolve`, and depthwise ones on a GPU by
+    `snsoftmax.depthwise`.
     ``criterion``: loss of logits and labels, the mean over the batch; may be replaced.
     """
 
@@ -131,15 +133,17 @@ class Supernet(nn.Module):
             cell.drop_path = probability
 
     @property
-    def together(self) -> bool:
-        """Are all convolutions that leave a node made together?"""
+    def own_convolutions(self) -> bool:
+        """Are kernels of this package for CUDA used that no GPU has run yet?"""
         return any(m.together for m in self.modules() if isinstance(m, Source))
 
-    @together.setter
-    def together(self, value: bool) -> None:
+    @own_convolutions.setter
+    def own_convolutions(self, value: bool) -> None:
         for module in self.modules():
             if isinstance(module, Source):
                 module.together = value
+            elif isinstance(module, DepthwiseConvolutions):
+                module.untried = value
 
     def conventional_views(
         self, of: Callable[[Tensor], Tensor] = lambda tensor: tensor

@@ -84,14 +84,21 @@ class _NormalizedDepthwise(torch.autograd.Function):
 
 
 def normalized_depthwise(
-    y: Tensor, weight: Tensor, running: Running, training: bool, momentum: float, eps: float
+    y: Tensor,
+    weight: Tensor,
+    running: Running,
+    training: bool,
+    momentum: float,
+    eps: float,
+    untried: bool = False,
 ) -> Tensor:
     """``depthwise(relu(batch_norm(y)), [weight], 1, 1)``, keeping less for the backward pass.
 
-    ``running``: statistics that are updated if ``training`` and used if not.
+    ``running``: statistics that are updated if ``training`` and used if not. ``untried``: as
+    `depthwise` has it.
     """
     shared_out = training and parallel.world() > 1
-    if shared_out or kernels_for(y, weight, 1, 1) == "library":
+    if shared_out or kernels_for(y, weight, 1, 1, untried) == "library":
         mean, var = (s[0] if s else None for s in running)
         return depthwise(batch_norm(y, mean, var, training).relu(), [weight], 1, 1)[0]
     z: Tensor = _NormalizedDepthwise.apply(y, weight, running, training, momentum, eps)

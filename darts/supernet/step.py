@@ -130,8 +130,8 @@ def weight_step(
     computed. Their gradient is zero, not None, so that momentum and weight decay go on as without.
     Running batch-norm statistics of what was left out are not updated. The set is read from β,
     which costs nothing on the CPU. On other devices that would wait for the device: there the
-    convolutions of a network that makes them ``together`` are left out by kernels that read the
-    set, and nothing else is.
+    convolutions of a network with ``own_convolutions`` are left out by kernels that read the set,
+    and nothing else is.
     """
     if not alphas:
         weights = {name: w.detach() for name, w in weights.items()}
@@ -141,7 +141,7 @@ def weight_step(
         negligible = torch.finfo(dtype).eps / 4
         if all(w.device.type == "cpu" for w in weights.values()):
             live = live_operations(weights, negligible)
-        elif isinstance(net, Supernet) and net.together and parallel.world() == 1:
+        elif isinstance(net, Supernet) and net.own_convolutions and parallel.world() == 1:
             weights, live = without_negligible(weights, negligible)
     loss, logits = cross_entropy(net, batch, weights, live, precision)
     parameters = [p for p in net.parameters() if p.requires_grad]

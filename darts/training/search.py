@@ -173,7 +173,7 @@ class Search:
             attribute(adapt, "supernet.adapt")(net)
         on_gpu = torch.device(self.config.device).type == "cuda"
         self.net = net.to(self.config.device)
-        self.net.together = self.config.supernet.own_convolutions and on_gpu
+        self.net.own_convolutions = self.config.supernet.own_convolutions and on_gpu
         self.optimizer = sgd(self.net.parameters(), self.config.weights, self.config.device)
 
     def _rebuild(self) -> None:

@@ -223,6 +223,9 @@ def test_whose_kernels() -> None:
             expected = "own" if dtype in dtypes else "library"
             assert kernels(device, dtype, 3, 1, 1) == expected
             assert kernels(device, dtype, 5, 2, 2) == expected
+    assert kernels("cuda", torch.float16, 3, 1, 1, untried=True) == "own"
+    assert kernels("cuda", torch.float16, 7, 1, 1, untried=True) == "library"
+    assert kernels("cpu", torch.float16, 3, 1, 1, untried=True) == "library"
     for kernel, stride, dilation in ((7, 1, 1), (1, 1, 1), (3, 3, 1), (3, 1, 0)):
         assert kernels("meta", torch.float32, kernel, stride, dilation) == "library"
     x = torch.randn(2, 4, 6, 6)

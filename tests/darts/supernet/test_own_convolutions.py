@@ -1,4 +1,4 @@
-"""Convolutions of a node made together: the same steps as one operation at a time."""
+"""Convolutions by the package's own CUDA kernels, those of a node together: the same steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from darts import Search, configure
 from darts.data import load
 from darts.spaces import SPACES, Space
 from darts.supernet import Supernet, build_supernet
-from darts.supernet.branches import Convolutions
+from darts.supernet.branches import Convolutions, DepthwiseConvolutions
 from darts.supernet.step import weight_step, without_negligible
 from tests.darts.methods.method_helpers import arch_gradients
 from tests.darts.supernet.test_supernet import (
@@ -37,9 +37,9 @@ def both(space: Space, track: bool = True, auxiliary: bool = False) -> list[Supe
         space, channels=4, cells=1, classes=10, track_statistics=track, auxiliary_skip=auxiliary
     ).double()
     together = copy.deepcopy(apart)
-    together.together = True
-    assert together.together
-    assert not apart.together
+    together.own_convolutions = True
+    assert together.own_convolutions
+    assert not apart.own_convolutions
     assert any(isinstance(module, Convolutions) for module in together.modules())
     return [apart, together]
 
@@ -146,7 +146,7 @@ def test_what_counts_is_read_on_the_device() -> None:
     """Tensors without values refuse to be read."""
     space = SPACES["nb201"]
     net = build_supernet(space, channels=16, cells=1, classes=10).to("meta")
-    net.together = True
+    net.own_convolutions = True
     batch = torch.randn(4, 3, 16, 16, device="meta"), torch.zeros(4, device="meta").long()
     with Called() as called:
         outcome = weight_step(net, batch, {"cell": torch.zeros(6, 5, device="meta")})
@@ -156,33 +156,47 @@ def test_what_counts_is_read_on_the_device() -> None:
 
 def test_what_the_kernels_do_not_take_is_convolved_as_usual() -> None:
     net = build_supernet(SPACES["nb201"], channels=8, cells=1, classes=10).to("meta")
-    net.together = True
+    net.own_convolutions = True
     images = torch.randn(4, 3, 16, 16, device="meta")
     with Called() as called:
         net(images, {"cell": torch.zeros(6, 5, device="meta")})
     assert called.names.count("node_convolve") == 6  # of 16 and 32 channels
 
 
+def test_depthwise_ones_too() -> None:
+    net = build_supernet(SPACES["darts"], channels=4, cells=3, classes=10)
+    branches = [m for m in net.modules() if isinstance(m, DepthwiseConvolutions)]
+    assert branches
+    assert not any(branch.untried for branch in branches)
+    net.own_convolutions = True
+    assert all(branch.untried for branch in branches)
+
+
 def test_a_search_on_the_cpu_keeps_its_own_kernels() -> None:
     config = configure(method="edd", supernet={"own_convolutions": True})
-    assert not Search(config, images=load("digits")).net.together
+    assert not Search(config, images=load("digits")).net.own_convolutions
 
 
 @pytest.mark.parametrize("sharp", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_steps_on_a_gpu(cuda: torch.device, precision: torch.dtype, sharp: bool) -> None:
+@pytest.mark.parametrize(("name", "cells"), [("nb201", 1), ("darts", 3)])
+def test_steps_on_a_gpu(
+    cuda: torch.device, name: str, cells: int, precision: torch.dtype, sharp: bool
+) -> None:
     """By kernels of our own, whose products are rounded, against float64 one at a time."""
-    space = SPACES["nb201"]
+    space = SPACES[name]
     torch.manual_seed(0)
-    exact = build_supernet(space, channels=16, cells=1, classes=10).double().to(cuda)
+    exact = build_supernet(space, channels=16, cells=cells, classes=10).double().to(cuda)
     net = copy.deepcopy(exact).float()
-    net.together = True
+    net.own_convolutions = True
     images, labels = (t.to(cuda) for t in make_batch(torch.float64, n=16, size=16))
-    start = make_alphas(space, torch.float64)["cell"].to(cuda)
-    beta = (start * (100 if sharp else 1)).softmax(-1)
-    wanted = weight_step(exact, (images, labels), {"cell": beta}, zero_skip=False)
+    scale = 100 if sharp else 1
+    alphas = make_alphas(space, torch.float64)
+    beta = {n: (scale * a.detach().to(cuda)).softmax(-1) for n, a in alphas.items()}
+    wanted = weight_step(exact, (images, labels), beta, zero_skip=False)
     autocast = precision if precision == torch.bfloat16 else None
-    found = weight_step(net, (images.float(), labels), {"cell": beta.float()}, precision=autocast)
+    low = {n: b.float() for n, b in beta.items()}
+    found = weight_step(net, (images.float(), labels), low, precision=autocast)
     tolerance = 5e-2 if autocast else 1e-2
     assert_close(found.logits.double(), wanted.logits, tolerance, "logits")
     theirs = gradients_of(exact)
@@ -195,7 +209,7 @@ def test_a_recorded_step_on_a_gpu_reads_what_counts_anew(cuda: torch.device) -> 
     space = SPACES["nb201"]
     torch.manual_seed(0)
     net = build_supernet(space, channels=16, cells=1, classes=10, track_statistics=False).to(cuda)
-    net.together = True
+    net.own_convolutions = True
     batch = tuple(t.to(cuda) for t in make_batch(torch.float32, n=16, size=16))
     alpha = make_alphas(space, torch.float32)["cell"].detach().to(cuda)
     t = torch.ones((), device=cuda)
