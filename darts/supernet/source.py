@@ -39,9 +39,11 @@ Flags = Callable[[Sequence[tuple[int, int]]], Tensor]
 class Source(nn.Module):
     """Everything that is computed from one node: one ReLU, one branch for each operation.
 
-    Pooling (with its normalisation) and the identity do not depend on the edge and are computed
-    once. An operation that is not the package's own is run as it is, one module an edge, and so
-    are all that double the channels.
+    Pooling and the identity do not depend on the edge and are computed once, on a CPU with a
+    pool's normalisation. An operation that is not the package's own is run as it is, one module an
+    edge, and so are all that double the channels.
+
+    ``together``: see `Supernet.own_convolutions`.
     """
 
     def __init__(
