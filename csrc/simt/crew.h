@@ -26,16 +26,14 @@ namespace simt {
   std::abort();
 }
 
+class Crew;
+Crew& crew();
+
 #ifdef SIMT_FIBERS
 
 /// Runs a task for each of a number of indices, on this thread.
 class Crew {
  public:
-  static Crew& get() {
-    static Crew crew;
-    return crew;
-  }
-
   void run(unsigned count, const std::function<void(unsigned)>& task) {
     task_ = &task;
     while (fibers_.size() < count) fibers_.push_back(std::make_unique<Fiber>());
@@ -73,7 +71,7 @@ class Crew {
     std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
   };
 
-  static void enter() { (*get().task_)(get().running_); }
+  static void enter() { (*crew().task_)(crew().running_); }
 
   unsigned next() {
     if (ready_.empty()) fail("every thread waits at a barrier");
@@ -100,14 +98,14 @@ class Barrier {
     if (++arrived_ < count_) return token;
     arrived_ = 0;
     ++generation_;
-    for (const unsigned index : waiting_) Crew::get().resume(index);
+    for (const unsigned index : waiting_) crew().resume(index);
     waiting_.clear();
     return token;
   }
   void wait(Token token) {
     if (generation_ != token) return;
-    waiting_.push_back(Crew::get().running());
-    Crew::get().suspend();
+    waiting_.push_back(crew().running());
+    crew().suspend();
   }
   void arrive_and_wait() { wait(arrive()); }
 
@@ -131,11 +129,6 @@ class Barrier : public std::barrier<> {
 /// one costs more than most blocks do.
 class Crew {
  public:
-  static Crew& get() {
-    static Crew crew;
-    return crew;
-  }
-
   void run(unsigned count, const std::function<void(unsigned)>& task) {
     std::unique_lock<std::mutex> lock(mutex_);
     while (threads_.size() < count) {
@@ -187,5 +180,10 @@ class Crew {
 };
 
 #endif
+
+inline Crew& crew() {
+  static Crew all;
+  return all;
+}
 
 }  // namespace simt

@@ -196,7 +196,7 @@ void run(dim3 grid, dim3 block, size_t shared, unsigned cluster,
   Launch launch(grid, block, shared, cluster, body);
   ++counters.launches;
   counters.blocks += static_cast<long>(grid.x) * grid.y * grid.z;
-  Crew::get().run(launch.all_threads(), [&](unsigned index) { execute(launch, index); });
+  crew().run(launch.all_threads(), [&](unsigned index) { execute(launch, index); });
 }
 
 void* dynamic_shared() { return block().shared.get(); }
