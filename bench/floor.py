@@ -44,8 +44,8 @@ LAUNCHES = {
     "aten::convolution_backward": 2,
 }
 """Kernels of the operators that start more than one; cuDNN's own copies of maps are not known."""
-NO_KERNEL = {"aten::new_empty", "aten::promote_types"}
-"""Operators that start nothing."""
+NO_KERNEL = {"aten::new_empty", "aten::promote_types", "aten::ones"}
+"""Operators that start nothing, or make a constant that later steps find."""
 ITEM = {"float32": 4, "bfloat16": 2}
 """Bytes of an element of a map in each precision."""
 
