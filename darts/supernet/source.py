@@ -135,8 +135,9 @@ class Source(nn.Module):
 
     def _made_together(self, x: Tensor) -> bool:
         """Are the convolutions made by `node_convolve`? On a GPU where it has kernels for them."""
-        edges = max(len(slots) for slots in self.slots.values())
-        return self.together and (not batched(x) or fits_map(x, edges))
+        if not self.together or not batched(x):
+            return self.together
+        return fits_map(x, max(len(slots) for slots in self.slots.values()))
 
     def _branch(self, operation: str) -> Branch:
         branch = self.branches[operation]
