@@ -34,7 +34,7 @@ def cases(device: torch.device) -> Iterator[Case]:
             weights = [draw(*shape, dtype=torch.float32, device=device) for _ in range(edges)]
             case = f"{kernel}x{kernel}, stride {stride}, dilation {dilation}, "
             case += f"{channels}@{size}x{size}, {edges} edge{'s' if edges > 1 else ''}"
-            arguments = x, weights, stride, dilation
+            arguments = x, weights, stride, [dilation] * edges
             ours, theirs = partial(depthwise, *arguments), partial(reference.depthwise, *arguments)
             yield Case(case, name, [x, *weights], ours, theirs)
 

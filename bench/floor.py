@@ -93,6 +93,12 @@ def sizes(values: object) -> list[int]:
     return [x.numel() for x in tree_flatten(values)[0] if isinstance(x, Tensor)]
 
 
+def pixels(maps: Any) -> int:
+    """Of each of the maps, which are of one size."""
+    n, _, h, w = maps[0].shape
+    return int(n * h * w)
+
+
 def operations(name: str, args: Sequence[Any], out: object) -> int:
     """Multiplications and additions of convolutions and products, 0 of anything else."""
     count = 0
@@ -104,11 +110,11 @@ def operations(name: str, args: Sequence[Any], out: object) -> int:
         case "aten::bmm":
             count = 2 * args[0].numel() * args[1].shape[-1]
         case "snsoftmax::depthwise":
-            count = 2 * sum(sizes(out)) * args[1][0][0].numel()
+            count = 2 * pixels(out) * sum(sizes(args[1]))
         case "snsoftmax::depthwise_backward_map":
-            count = 2 * sum(sizes(args[0])) * args[1][0][0].numel()
+            count = 2 * pixels(args[0]) * sum(sizes(args[1]))
         case "snsoftmax::depthwise_backward_weight":
-            count = 2 * sum(sizes(args[0])) * args[4] ** 2
+            count = 2 * pixels(args[0]) * sum(sizes(args[2]))
     return count
 
 

@@ -1,7 +1,8 @@
 """Depthwise convolutions of one map, by kernels of our own where there are any.
 
-Convolutions that share their map read it once, and their gradients of it are summed where they are
-made. The map may be read through a batch normalisation and a ReLU, which are then never written.
+Convolutions of any kind that share their map read it once, and their gradients of it are summed
+where they are made. The map may be read through a batch normalisation and a ReLU, which are then
+never written.
 oneDNN has no fast path for the weight gradient of 5x5 and of dilated depthwise convolutions; cuDNN
 copies maps into layouts of its own and back.
 """
@@ -65,11 +66,14 @@ def convolved(
     x: Tensor,
     weights: Sequence[Tensor],
     stride: int,
-    dilation: int,
+    dilations: Sequence[int],
+    together: Sequence[int] | None = None,
     normalization: Normalization | None = None,
 ) -> list[Tensor]:
     """`depthwise` by our own kernels for an autograd function of one's own: nothing is recorded."""
-    return list(_ops.depthwise(x, weights, *(normalization or _PLAIN), stride, dilation))
+    counts = [1] * len(weights) if together is None else together
+    read = normalization or _PLAIN
+    return list(_ops.depthwise(x, weights, *read, stride, dilations, counts))
 
 
 def gradients(
@@ -77,7 +81,7 @@ def gradients(
     x: Tensor,
     weights: Sequence[Tensor],
     stride: int,
-    dilation: int,
+    dilations: Sequence[int],
     needs: Sequence[bool],
     normalization: Normalization | None = None,
 ) -> list[Tensor | None]:
@@ -88,49 +92,65 @@ def gradients(
     needs_map, *needs_weights = needs
     grad_map = None
     if needs_map:
-        read = (None, *_PLAIN) if normalization is None else (x, *normalization)
-        grad_map = _ops.depthwise_backward_map(grads, weights, x.shape, *read, stride, dilation)
+        through = (None, *_PLAIN) if normalization is None else (x, *normalization)
+        grad_map = _ops.depthwise_backward_map(grads, weights, x.shape, *through, stride, dilations)
     if not any(needs_weights):
         return [grad_map, *(None for _ in weights)]
-    grad_weights = _ops.depthwise_backward_weight(
-        grads, x, *(normalization or _PLAIN), weights[0].shape[-1], stride, dilation
-    )
-    return [grad_map, *grad_weights.chunk(len(weights))]
+    read = normalization or _PLAIN
+    taps = _ops.depthwise_backward_weight(grads, x, weights, *read, stride, dilations)
+    parts = taps.split([w.numel() for w in weights])
+    return [grad_map, *(part.view(w.shape) for part, w in zip(parts, weights, strict=True))]
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, stride: int, dilation: int, x: Tensor, *weights: Tensor
+        ctx: Any,
+        stride: int,
+        dilations: Sequence[int],
+        together: Sequence[int] | None,
+        x: Tensor,
+        *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, *weights)
-        ctx.window = stride, dilation
-        return tuple(convolved(x, weights, stride, dilation))
+        ctx.settings = stride, dilations, together
+        return tuple(convolved(x, weights, stride, dilations, together))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, needs = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        inputs, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
         if not torch.is_grad_enabled():
             x, *weights = inputs
-            stride, dilation = ctx.window
-            return None, None, *gradients(grads, x, weights, stride, dilation, needs)
+            stride, dilations, _ = ctx.settings
+            return None, None, None, *gradients(grads, x, weights, stride, dilations, needs)
         # Aliases stand for the inputs, since a map may be computed from a weight.
         x, *weights = inputs = [i.view_as(i) for i in inputs]
-        ys = reference.depthwise(x, weights, *ctx.window)
+        ys = reference.depthwise(x, weights, *ctx.settings)
         wanted = [i for i, needed in zip(inputs, needs, strict=True) if needed]
         found = iter(torch.autograd.grad(ys, wanted, grads, create_graph=True))
-        return None, None, *(next(found) if needed else None for needed in needs)
+        return None, None, None, *(next(found) if needed else None for needed in needs)
 
 
 def depthwise(
-    x: Tensor, weights: Sequence[Tensor], stride: int, dilation: int, untried: bool = False
+    x: Tensor,
+    weights: Sequence[Tensor],
+    stride: int,
+    dilations: Sequence[int],
+    together: Sequence[int] | None = None,
+    untried: bool = False,
 ) -> list[Tensor]:
     """Convolve each channel of ``x``, [N, C, H, W], by its own kernels of each of ``weights``.
 
     A weight, [m·C, 1, k, k], holds those of m convolutions one after the other, whose results lie
-    so in its map, [N, m·C, ...]. Padded so that stride 1 keeps the size. Under autocast the weights
-    and their gradients stay float32. ``untried``: see `kernels`.
+    so in its map, [N, m·C, ...]; or the weights' lengths add up to C, and each convolves so many
+    channels, one weight behind the other. Each has its own k, 3 or 5, and dilation. Padded so that
+    stride 1 keeps the size. One map for each weight, or for as many together as ``together`` says.
+    Under autocast the weights and their gradients stay float32. ``untried``: see `kernels`.
     """
-    if kernels_for(x, weights[0], stride, dilation, untried) == "library":
-        return reference.depthwise(x, weights, stride, dilation)
-    return list(_Depthwise.apply(stride, dilation, x, *weights))
+    owners = {
+        kernels_for(x, weight, stride, dilation, untried)
+        for weight, dilation in zip(weights, dilations, strict=True)
+    }
+    if owners != {"own"}:
+        return reference.depthwise(x, weights, stride, dilations, together)
+    return list(_Depthwise.apply(stride, dilations, together, x, *weights))

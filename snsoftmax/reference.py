@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -86,16 +87,31 @@ def node_convolve(x: Tensor, three: Tensor, one: Tensor) -> tuple[Tensor, Tensor
     return *maps.split([len(three), len(one)], dim=1), torch.stack((mean, squares), dim=1)
 
 
-def depthwise(x: Tensor, weights: Sequence[Tensor], stride: int, dilation: int) -> list[Tensor]:
+def depthwise(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    stride: int,
+    dilations: Sequence[int],
+    together: Sequence[int] | None = None,
+) -> list[Tensor]:
     """Every channel of ``x``, [N, C, H, W], convolved with its filters of each of ``weights``.
 
-    A weight, [m·C, 1, k, k], holds those of m convolutions one after the other.
+    A weight, [m·C, 1, k, k], holds those of m convolutions one after the other; or the weights'
+    lengths are of parts of ``x``'s channels, one after the other, which each has for itself. One
+    map for each weight, or for as many together as ``together`` says.
     """
+    apart = len(weights) > 1 and sum(map(len, weights)) == x.shape[1]
+    read = x.split([len(w) for w in weights], 1) if apart else [x] * len(weights)
     maps = []
-    for w in weights:
+    for w, part, dilation in zip(weights, read, dilations, strict=True):
         # PyTorch would keep the results of a channel together, not those of a convolution.
-        wide = torch.cat([x] * (len(w) // x.shape[1]), dim=1) if len(w) > x.shape[1] else x
+        several = len(w) // part.shape[1]
+        wide = torch.cat([part] * several, dim=1) if several > 1 else part
         padding = dilation * (w.shape[-1] // 2)
         w = w.to(x.dtype)
         maps.append(functional.conv2d(wide, w, None, stride, padding, dilation, groups=len(w)))
-    return maps
+    if together is None:
+        return maps
+    found = iter(maps)
+    groups = [list(islice(found, count)) for count in together]
+    return [torch.cat(group, dim=1) if len(group) > 1 else group[0] for group in groups]

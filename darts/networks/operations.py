@@ -88,7 +88,7 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
         if not self.training:
             return super().forward(input)
-        (y,) = depthwise(input, [self.weight], self.stride[0], self.dilation[0])
+        (y,) = depthwise(input, [self.weight], self.stride[0], [self.dilation[0]])
         return y
 
 

@@ -26,10 +26,12 @@ from darts.supernet.mixture import SharedGradient, SharedMap
 from darts.supernet.normalized_depthwise import normalized_depthwise
 from darts.supernet.pointwise import pointwise
 from snsoftmax.convolve import convolve_to_normalize, convolves
-from snsoftmax.depthwise import depthwise
+from snsoftmax.depthwise import depthwise, kernels_for
 from snsoftmax.node_convolve import node_convolve
 
 Views = dict[str, Tensor]
+Placed = tuple[SharedMap, int]
+"""A map, and the first of the channels in it that are an edge's."""
 
 
 def convolution_weight(outputs: int, inputs: int, kernel: int) -> nn.Parameter:
@@ -41,6 +43,13 @@ def convolution_weight(outputs: int, inputs: int, kernel: int) -> nn.Parameter:
 def batched(x: Tensor) -> bool:
     """Is one convolution made for all edges?"""
     return x.device.type != "cpu"
+
+
+def placed(maps: Sequence[SharedMap], edges: int, channels: int) -> list[Placed]:
+    """Where each of ``edges`` edges is, in maps of their own or one behind the other in one."""
+    if len(maps) == edges:
+        return [(map, 0) for map in maps]
+    return [(maps[0], i * channels) for i in range(edges)]
 
 
 class Statistics(nn.Module):
@@ -59,6 +68,14 @@ class Statistics(nn.Module):
         if self.mean is None or self.var is None:
             return None, None
         return self.mean[r], self.var[r]
+
+    def blocks(self, rows: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+        """Those of the edges ``rows``, one behind the other in as few tensors as hold them."""
+        if self.mean is None or self.var is None:
+            return [], []
+        adjacent = len(rows) in (1, len(self.mean))
+        parts = [slice(rows[0], rows[-1] + 1)] if adjacent else [slice(r, r + 1) for r in rows]
+        return [self.mean[p].view(-1) for p in parts], [self.var[p].view(-1) for p in parts]
 
     def views(self, r: int, prefix: str) -> Views:
         """Names in a conventional network → the part that belongs to edge r."""
@@ -83,21 +100,11 @@ class Branch(nn.Module):
         """How many aliases of the rectified map ``forward`` takes for ``rows``."""
         return 1 if batched(x) else len(rows)
 
-    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[SharedMap]:
-        """Un-normalised maps of the edges ``rows``: one with all their channels, or one each.
+    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[Placed]:
+        """What becomes of the edges ``rows``, not yet normalised: one map for all, or one each.
 
-        ``xs``: aliases of the rectified map, one for each map that is returned.
+        ``xs``: aliases of the rectified map, as many as `readers` says.
         """
-        if len(xs) < len(rows):
-            return [self.convolve(xs[0], [self.of_rows(w, rows) for w in self.weights()], rows)]
-        parts = [weight.chunk(self.edges) for weight in self.weights()]
-        return [
-            self.convolve(x, [part[r] for part in parts], [r])
-            for x, r in zip(xs, rows, strict=True)
-        ]
-
-    def weights(self) -> list[Tensor]:
-        """The parameters, each with the edges along its first dimension."""
         raise NotImplementedError
 
     def of_rows(self, weight: Tensor, rows: Sequence[int]) -> Tensor:
@@ -106,10 +113,6 @@ class Branch(nn.Module):
             return weight
         parts = [self.part(r, weight) for r in rows]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def convolve(self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]) -> SharedMap:
-        """The map of the edges ``rows``, whose weights are given, [batch, len(rows)·C, ...]."""
-        raise NotImplementedError
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:
         """Names in a conventional network → edge r's part of ``of(parameter)``."""
@@ -120,32 +123,41 @@ class Branch(nn.Module):
         return tensor.chunk(self.edges)[r]
 
 
-class Convolutions(Branch):
-    """nor_conv: dense convolutions."""
+class DenseConvolutions(Branch):
+    """One dense convolution on each edge."""
 
     def __init__(self, edges: int, channels: int, kernel: int, track: bool) -> None:
         super().__init__(edges, channels, track)
         self.weight = convolution_weight(edges * channels, channels, kernel)
 
-    def weights(self) -> list[Tensor]:  # noqa: D102
-        return [self.weight]
+    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[Placed]:  # noqa: D102
+        if len(xs) < len(rows):
+            shared = SharedMap.of(self.convolve(xs[0], self.of_rows(self.weight, rows), len(rows)))
+            return placed([shared], len(rows), self.channels)
+        parts = self.weight.chunk(self.edges)
+        maps = [self.convolve(x, parts[r], 1) for x, r in zip(xs, rows, strict=True)]
+        return placed([SharedMap.of(map) for map in maps], len(rows), self.channels)
+
+    def convolve(self, x: Tensor, weight: Tensor, edges: int) -> Tensor:
+        """The map of ``edges`` edges, whose weight is given, [batch, edges·C, ...]."""
+        raise NotImplementedError
+
+
+class Convolutions(DenseConvolutions):
+    """nor_conv: dense convolutions."""
 
     def joins(self, x: Tensor) -> bool:
         """Is ``x`` convolved by `convolved`, together with what else reads it?"""
         return convolves(x, self.weight)
 
-    def convolve(  # noqa: D102
-        self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
-    ) -> SharedMap:
-        return SharedMap.of(F.conv2d(x, weights[0], padding=weights[0].shape[-1] // 2))
+    def convolve(self, x: Tensor, weight: Tensor, edges: int) -> Tensor:  # noqa: D102
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {"1.weight": self.part(r, of(self.weight)), **self.statistics.views(r, "2")}
 
 
-def convolved(
-    x: Tensor, parts: Sequence[tuple[Convolutions, Sequence[int]]]
-) -> list[list[SharedMap]]:
+def convolved(x: Tensor, parts: Sequence[tuple[Convolutions, Sequence[int]]]) -> list[list[Placed]]:
     """What the rows of several kinds of convolutions, each of which joins, make of one rectified
     map.
     """
@@ -155,12 +167,12 @@ def convolved(
         weights += [of_edges[r] for r in rows]
     by_batch = any(b.training or b.statistics.mean is None for b, _ in parts)
     found = iter(convolve_to_normalize(x, weights, by_batch))
-    return [[SharedMap.convolved(next(found)) for _ in rows] for _, rows in parts]
+    return [[(SharedMap.convolved(next(found)), 0) for _ in rows] for _, rows in parts]
 
 
 def convolved_together(
     x: Tensor, parts: Sequence[tuple[Convolutions, Sequence[int]]], live: Tensor | None
-) -> list[list[SharedMap]]:
+) -> list[list[Placed]]:
     """What the rows of 3x3 and of 1x1 convolutions, in this order, make of max(``x``, 0).
 
     By `node_convolve`, whose ``live`` is of all the rows.
@@ -172,35 +184,32 @@ def convolved_together(
     found = node_convolve(x, weights[3], weights[1], live)
     moments = iter(found.moments)
     maps = {3: found.three, 1: found.one}
-    return [
-        [SharedMap(y := maps[b.weight.shape[-1]], SharedGradient(y), [*islice(moments, len(rows))])]
+    shared = [
+        SharedMap(y := maps[b.weight.shape[-1]], SharedGradient(y), [*islice(moments, len(rows))])
         for b, rows in parts
+    ]
+    return [
+        placed([map], len(rows), b.channels) for map, (b, rows) in zip(shared, parts, strict=True)
     ]
 
 
-class Reductions(Branch):
+class Reductions(DenseConvolutions):
     """skip_connect of stride 2 (factorised reduction).
 
     Its two strided 1x1 convolutions are two taps of one 2x2 convolution of stride 2.
     """
 
     def __init__(self, edges: int, channels: int, track: bool) -> None:
-        super().__init__(edges, channels, track)
-        self.weight = convolution_weight(edges * channels, channels, 1)
+        super().__init__(edges, channels, 1, track)
 
-    def weights(self) -> list[Tensor]:  # noqa: D102
-        return [self.weight]
-
-    def convolve(  # noqa: D102
-        self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
-    ) -> SharedMap:
+    def convolve(self, x: Tensor, weight: Tensor, edges: int) -> Tensor:  # noqa: D102
         c = self.channels
-        first, second = weights[0].view(len(rows), 2, c // 2, c).unbind(1)
+        first, second = weight.view(edges, 2, c // 2, c).unbind(1)
         zero = torch.zeros_like(first)
         upper_left = torch.stack((first, zero, zero, zero), dim=-1)
         lower_right = torch.stack((zero, zero, zero, second), dim=-1)
         taps = torch.stack((upper_left, lower_right), dim=1)
-        return SharedMap.of(F.conv2d(to_even(x), taps.view(-1, c, 2, 2), stride=2))
+        return F.conv2d(to_even(x), taps.view(-1, c, 2, 2), stride=2)
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         first, second = self.part(r, of(self.weight)).chunk(2)
@@ -225,16 +234,19 @@ class DepthwiseConvolutions(Branch):
     def readers(self, rows: Sequence[int], x: Tensor) -> int:  # noqa: D102
         return 1
 
-    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[SharedMap]:  # noqa: D102
+    def joins(self, x: Tensor) -> bool:
+        """Is ``x`` read together with what else begins so? Where our own kernels do."""
+        own = kernels_for(x, self.depthwise, self.stride, self.dilation, self.untried)
+        return own == "own"
+
+    def forward(self, xs: Sequence[Tensor], rows: Sequence[int]) -> list[Placed]:  # noqa: D102
         (x,) = xs
-        groups = [list(rows)] if batched(x) else [[r] for r in rows]
-        weights = [[self.of_rows(w, group) for w in self.weights()] for group in groups]
-        kernels = [first for first, *_ in weights]
-        maps = depthwise(x, kernels, self.stride, self.dilation, self.untried)
-        return [
-            self.convolve(y, rest, group)
-            for y, (_, *rest), group in zip(maps, weights, groups, strict=True)
-        ]
+        return convolved_depthwise(x, [(self, rows)])[0]
+
+    @classmethod
+    def finish(cls, y: Tensor, parts: Sequence[Part]) -> Tensor:
+        """The maps of the parts' rows, one behind the other, from what ``depthwise`` made."""
+        raise NotImplementedError
 
 
 class DilatedConvolutions(DepthwiseConvolutions):
@@ -247,13 +259,9 @@ class DilatedConvolutions(DepthwiseConvolutions):
         super().__init__(edges, channels, kernel, stride, track)
         self.pointwise = convolution_weight(edges * channels, channels, 1)
 
-    def weights(self) -> list[Tensor]:  # noqa: D102
-        return [self.depthwise, self.pointwise]
-
-    def convolve(  # noqa: D102
-        self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
-    ) -> SharedMap:
-        return SharedMap.of(pointwise(x, weights[0], len(rows)))
+    @classmethod
+    def finish(cls, y: Tensor, parts: Sequence[Part]) -> Tensor:  # noqa: D102
+        return pointwise(y, *_joined(parts, "pointwise"))
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {
@@ -275,28 +283,22 @@ class SeparableConvolutions(DepthwiseConvolutions):
         self.depthwise2 = convolution_weight(edges * channels, 1, kernel)
         self.pointwise2 = convolution_weight(edges * channels, channels, 1)
 
-    def weights(self) -> list[Tensor]:  # noqa: D102
-        return [self.depthwise, self.pointwise1, self.depthwise2, self.pointwise2]
-
-    def convolve(  # noqa: D102
-        self, x: Tensor, weights: Sequence[Tensor], rows: Sequence[int]
-    ) -> SharedMap:
-        first, between, last = weights
-        y = self._normalized_depthwise(pointwise(x, first, len(rows)), between, rows)
-        return SharedMap.of(pointwise(y, last, len(rows)))
-
-    def _normalized_depthwise(self, y: Tensor, weight: Tensor, rows: Sequence[int]) -> Tensor:
-        mean, var = self.middle.mean, self.middle.var
-        settings = MOMENTUM, EPS, self.untried
-        if mean is None or var is None:
-            return normalized_depthwise(y, weight, ([], []), True, *settings)
-        contiguous = len(rows) in (1, self.edges)
-        at = slice(rows[0], rows[-1] + 1) if contiguous else list(rows)
-        live = mean[at].view(-1), var[at].view(-1)
-        z = normalized_depthwise(y, weight, ([live[0]], [live[1]]), self.training, *settings)
-        if self.training and not contiguous:  # copies were updated
-            mean[at], var[at] = (s.view(len(rows), -1) for s in live)
-        return z
+    @classmethod
+    def finish(cls, y: Tensor, parts: Sequence[Part]) -> Tensor:  # noqa: D102
+        y = pointwise(y, *_joined(parts, "pointwise1"))
+        first, _ = parts[0]
+        assert isinstance(first, cls)
+        weights, means, variances = [], [], []
+        for branch, rows in parts:
+            assert isinstance(branch, cls)
+            weights.append(branch.of_rows(branch.depthwise2, rows))
+            mean, var = branch.middle.blocks(rows)
+            means += mean
+            variances += var
+        training = first.training or not means
+        running = means, variances
+        z = normalized_depthwise(y, weights, running, training, MOMENTUM, EPS, first.untried)
+        return pointwise(z, *_joined(parts, "pointwise2"))
 
     def views(self, r: int, of: Callable[[Tensor], Tensor]) -> Views:  # noqa: D102
         return {
@@ -307,6 +309,43 @@ class SeparableConvolutions(DepthwiseConvolutions):
             "1.2.weight": self.part(r, of(self.pointwise2)),
             **self.statistics.views(r, "1.3"),
         }
+
+
+Part = tuple[DepthwiseConvolutions, Sequence[int]]
+"""An operation that begins with depthwise convolutions, and which of its edges."""
+
+
+def _joined(parts: Sequence[Part], name: str) -> tuple[Tensor, int]:
+    """The parameter ``name`` of all the parts' rows, and how many they are."""
+    weights = [branch.of_rows(getattr(branch, name), rows) for branch, rows in parts]
+    edges = sum(len(rows) for _, rows in parts)
+    return weights[0] if len(weights) == 1 else torch.cat(weights), edges
+
+
+def convolved_depthwise(x: Tensor, parts: Sequence[Part]) -> list[list[Placed]]:
+    """What the rows of operations that begin with depthwise convolutions make of one rectified map.
+
+    It is read once. Where `batched`, operations of one kind then go on together.
+    """
+    groups: list[list[Part]] = []
+    if batched(x):
+        kinds = dict.fromkeys(type(branch) for branch, _ in parts)
+        groups = [[part for part in parts if type(part[0]) is kind] for kind in kinds]
+    else:
+        groups = [[(branch, [r])] for branch, rows in parts for r in rows]
+    each = [part for group in groups for part in group]
+    kernels = [branch.of_rows(branch.depthwise, rows) for branch, rows in each]
+    dilations = [branch.dilation for branch, _ in each]
+    together = [len(group) for group in groups]
+    first, _ = parts[0]
+    maps = depthwise(x, kernels, first.stride, dilations, together, first.untried)
+    found: dict[DepthwiseConvolutions, list[Placed]] = {branch: [] for branch, _ in parts}
+    for y, group in zip(maps, groups, strict=True):
+        shared = SharedMap.of(group[0][0].finish(y, group))
+        slots = [branch for branch, rows in group for _ in rows]
+        for i, branch in enumerate(slots):
+            found[branch].append((shared, i * branch.channels))
+    return [found[branch] for branch, _ in parts]
 
 
 def make_branch(

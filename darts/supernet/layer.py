@@ -98,9 +98,9 @@ class SearchLayer(nn.Module):
         weight, first = layer.depthwise.weight, layer.expand_norm
         if self.place.stride == 1:
             training = self.training or first.running_mean is None
-            z = normalized_depthwise(y, weight, _running(first), training, MOMENTUM, EPS)
+            z = normalized_depthwise(y, [weight], _running(first), training, MOMENTUM, EPS)
         else:
-            (z,) = depthwise(first(y).relu(), [weight], self.place.stride, 1)
+            (z,) = depthwise(first(y).relu(), [weight], self.place.stride, [1])
         y = pointwise(layer.depthwise_norm(z).relu(), layer.project.weight, 1)
         last = layer.project_norm
         mean, var = last.running_mean, last.running_var

@@ -1,7 +1,8 @@
-"""A depthwise convolution that reads its map through batch normalisation and ReLU."""
+"""Depthwise convolutions that read their map through batch normalisation and ReLU."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -16,7 +17,14 @@ from snsoftmax.depthwise import Normalization, convolved, depthwise, gradients, 
 
 _ops = torch.ops.snsoftmax
 Running = tuple[Sequence[Tensor], Sequence[Tensor]]
-"""Running mean and variance, one tensor each, or none where they are not tracked."""
+"""Running means and variances of the map's channels, in as many tensors as they lie in, one behind
+the other; none where they are not tracked.
+"""
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor | None:
+    """The parts as one, which is the one part itself where there are not more."""
+    return None if not parts else parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _normalization(
@@ -24,10 +32,20 @@ def _normalization(
 ) -> Normalization:
     """What batch normalisation takes; the running statistics are moved in training."""
     if training:
-        mean, rstd = _ops.mixture_statistics([y], *running, momentum, eps)
-        return Normalization(mean[0], rstd[0])
-    (mean,), (var,) = running
+        # Maps of one width, as the operator takes them, with the statistics of each.
+        width = math.gcd(*(len(part) for part in running[0])) or y.shape[1]
+        live = ([p for part in of for p in part.split(width)] for of in running)
+        mean, rstd = _ops.mixture_statistics(y.split(width, 1), *live, momentum, eps)
+        return Normalization(mean.view(-1), rstd.view(-1))
+    mean, var = (_joined(of) for of in running)
+    assert mean is not None
+    assert var is not None
     return Normalization(mean, (var + eps).rsqrt())
+
+
+def _windows(weights: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    """No dilation, and one map for all."""
+    return [1] * len(weights), [len(weights)]
 
 
 @cache
@@ -41,38 +59,39 @@ class _NormalizedDepthwise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        y: Tensor,
-        weight: Tensor,
         running: Running,
         training: bool,
         momentum: float,
         eps: float,
+        y: Tensor,
+        *weights: Tensor,
     ) -> Tensor:
         normalization = _normalization(y, running, training, momentum, eps)
         ctx.normalization = ([], []) if training else running, training, eps
-        ctx.save_for_backward(y, weight, *normalization)
-        return convolved(y, [weight], 1, 1, normalization)[0]
+        ctx.save_for_backward(*normalization, y, *weights)
+        return convolved(y, weights, 1, *_windows(weights), normalization)[0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, weight, *statistics = ctx.saved_tensors
+        mean, rstd, *inputs = ctx.saved_tensors
         running, training, eps = ctx.normalization
-        needs = ctx.needs_input_grad[:2]
+        needs = ctx.needs_input_grad[4:]
         nothing = None, None, None, None
         if torch.is_grad_enabled():
-            inputs = y.view_as(y), weight.view_as(weight)  # y may be computed from the weight
-            means, variances = (s[0] if s else None for s in running)
-            normalized = F.batch_norm(inputs[0], means, variances, None, None, training, 0.0, eps)
-            (z,) = depthwise(normalized.relu(), [inputs[1]], 1, 1)
+            inputs = [i.view_as(i) for i in inputs]  # y may be computed from a weight
+            y, *weights = inputs
+            means, variances = (_joined(of) for of in running)
+            normalized = F.batch_norm(y, means, variances, None, None, training, 0.0, eps)
+            (z,) = depthwise(normalized.relu(), weights, 1, *_windows(weights))
             wanted = [i for i, needed in zip(inputs, needs, strict=True) if needed]
             found = iter(torch.autograd.grad(z, wanted, grad, create_graph=True))
-            return *(next(found) if needed else None for needed in needs), *nothing
-        mean, rstd = statistics
-        through, grad_weight = gradients(
-            [grad], y, [weight], 1, 1, needs, Normalization(mean, rstd)
-        )
+            return *nothing, *(next(found) if needed else None for needed in needs)
+        y, *weights = inputs
+        normalization = Normalization(mean, rstd)
+        dilations, _ = _windows(weights)
+        through, *grad_weights = gradients([grad], y, weights, 1, dilations, needs, normalization)
         if through is None:
-            return None, grad_weight, *nothing
+            return *nothing, None, *grad_weights
         # y lies as its convolution left it, which need not be channels_last.
         grad_map = torch.empty_like(y, memory_format=torch.channels_last)
         # A mixture of one map with weight 1 is its normalisation.
@@ -80,26 +99,31 @@ class _NormalizedDepthwise(torch.autograd.Function):
         _ops.mixture_backward(
             through, [y], [], one, mean, rstd, [grad_map], [], [], [], False, training
         )
-        return grad_map, grad_weight, *nothing
+        return *nothing, grad_map, *grad_weights
 
 
 def normalized_depthwise(
     y: Tensor,
-    weight: Tensor,
+    weights: Sequence[Tensor],
     running: Running,
     training: bool,
     momentum: float,
     eps: float,
     untried: bool = False,
 ) -> Tensor:
-    """``depthwise(relu(batch_norm(y)), [weight], 1, 1)``, keeping less for the backward pass.
+    """`depthwise` of ``relu(batch_norm(y))``, keeping less for the backward pass.
 
-    ``running``: statistics that are updated if ``training`` and used if not. ``untried``: as
-    `depthwise` has it.
+    Without dilation, at stride 1, the results of all ``weights`` in one map. ``running``:
+    statistics that are updated if ``training`` and used if not. ``untried``: as `depthwise` has it.
     """
     shared_out = training and parallel.world() > 1
-    if shared_out or kernels_for(y, weight, 1, 1, untried) == "library":
-        mean, var = (s[0] if s else None for s in running)
-        return depthwise(batch_norm(y, mean, var, training).relu(), [weight], 1, 1)[0]
-    z: Tensor = _NormalizedDepthwise.apply(y, weight, running, training, momentum, eps)
+    if shared_out or any(kernels_for(y, w, 1, 1, untried) == "library" for w in weights):
+        mean, var = (_joined(of) for of in running)
+        normalized = batch_norm(y, mean, var, training)
+        for parts, moved in zip(running, (mean, var), strict=True):
+            if training and moved is not None and len(parts) > 1:  # copies were updated
+                for part, now in zip(parts, moved.split([len(p) for p in parts]), strict=True):
+                    part.copy_(now)
+        return depthwise(normalized.relu(), weights, 1, *_windows(weights))[0]
+    z: Tensor = _NormalizedDepthwise.apply(running, training, momentum, eps, y, *weights)
     return z

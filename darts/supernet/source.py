@@ -14,10 +14,13 @@ from darts.spaces.table import Cell
 from darts.supernet.branches import (
     Branch,
     Convolutions,
+    DepthwiseConvolutions,
+    Placed,
     Statistics,
     Views,
     batched,
     convolved,
+    convolved_depthwise,
     convolved_together,
     make_branch,
 )
@@ -107,7 +110,7 @@ class Source(nn.Module):
 
     def _learnt_maps(
         self, x: Tensor, rows: dict[str, list[int]], average: bool, flags: Flags | None
-    ) -> tuple[Departure, dict[str, list[SharedMap]]]:
+    ) -> tuple[Departure, dict[str, list[Placed]]]:
         """What leaves the node, and what the branches make of it for their ``rows``."""
         together = self._made_together(x)
         joint = {
@@ -115,11 +118,17 @@ class Source(nn.Module):
             for o, r in rows.items()
             if isinstance(branch := self._branch(o), Convolutions) and (together or branch.joins(x))
         }
-        readers = {o: self._branch(o).readers(r, x) for o, r in rows.items() if o not in joint}
+        begun = {
+            o: (branch, r)
+            for o, r in rows.items()
+            if isinstance(branch := self._branch(o), DepthwiseConvolutions) and branch.joins(x)
+        }
+        apart = [o for o in rows if o not in joint and o not in begun]
+        readers = {o: self._branch(o).readers(rows[o], x) for o in apart}
         reads = bool(joint) and not together  # the ReLU's result
-        departure = leave(x, reads + sum(readers.values()), average)
+        departure = leave(x, reads + bool(begun) + sum(readers.values()), average)
         rectified = iter(departure.rectified)
-        maps: dict[str, list[SharedMap]] = {}
+        maps: dict[str, list[Placed]] = {}
         if joint and together:
             parts = sorted(joint.items(), key=lambda part: -part[1][0].weight.shape[-1])
             slots = [self.slots[o][row] for o, (_, of) in parts for row in of]
@@ -128,6 +137,9 @@ class Source(nn.Module):
             maps.update(zip((o for o, _ in parts), found, strict=True))
         elif joint:
             maps.update(zip(joint, convolved(next(rectified), list(joint.values())), strict=True))
+        if begun:
+            found = convolved_depthwise(next(rectified), list(begun.values()))
+            maps.update(zip(begun, found, strict=True))
         for operation, count in readers.items():
             xs = list(islice(rectified, count))
             maps[operation] = self._branch(operation)(xs, rows[operation])
@@ -151,18 +163,14 @@ class Source(nn.Module):
         return modules[self.slots[operation].index(slot)]
 
     def _normalized(
-        self, operation: str, maps: Sequence[SharedMap], rows: Sequence[int]
+        self, operation: str, maps: Sequence[Placed], rows: Sequence[int]
     ) -> list[Summand]:
         """What the operation, given its maps, contributes on each of its edges ``rows``."""
-        branch = self._branch(operation)
+        statistics = self._branch(operation).statistics
         c = self.channels
-        starts = range(0, len(rows) * c, c) if len(maps) < len(rows) else [0] * len(rows)
-        owners = maps if len(maps) == len(rows) else [maps[0]] * len(rows)
         return [
-            Summand(
-                shared, True, start, c, *branch.statistics.row(r), *shared.moments_at(start // c)
-            )
-            for shared, start, r in zip(owners, starts, rows, strict=True)
+            Summand(shared, True, start, c, *statistics.row(r), *shared.moments_at(start // c))
+            for (shared, start), r in zip(maps, rows, strict=True)
         ]
 
     def _same_for_all(self, operation: str, departure: Departure, edges: int) -> list[Summand]:

@@ -14,12 +14,14 @@ def darts() -> floor.Count:
 
 
 def test_depthwise_convolutions_are_our_own(darts: floor.Count) -> None:
-    """On a GPU no copy of a map stands before them: one for each operation of a node."""
+    """On a GPU no copy of a map stands before them: one for all that reads a node, and one for the
+    operations that convolve twice.
+    """
     sources = sum(len({source for source, _ in DARTS.cells[c].edges}) for c in _cells(3))
-    forwards = 2 * sources * (4 + 2)  # two passes; four operations, of which two convolve twice
+    forwards = 2 * sources * 2  # in two passes
     assert darts.families["snsoftmax::depthwise"].calls == forwards
     # Three nodes hold the stem's maps, of which β asks no gradient.
-    assert darts.families["snsoftmax::depthwise_backward_map"].calls == forwards - 3 * 6
+    assert darts.families["snsoftmax::depthwise_backward_map"].calls == forwards - 3 * 2
     assert darts.families["snsoftmax::depthwise_backward_weight"].calls == forwards // 2
 
 
@@ -31,12 +33,10 @@ def test_operations_of_the_convolutions(darts: floor.Count) -> None:
 
 
 def test_pointwise_convolutions_are_products_of_all_edges(darts: floor.Count) -> None:
-    """One for each that follows a depthwise convolution; no convolution in groups is left."""
-    forward = darts.families["snsoftmax::depthwise"].calls
-    single = 2 * 3 * 6  # the last node that is read has one edge, in each of three cells
-    products = forward - single
+    """Of all that are dilated one, of all that are separable two."""
+    products = darts.families["snsoftmax::depthwise"].calls * 3 // 2
     # Gradients: of the map in both passes but of the stem's maps, of the weights in one.
-    gradients = products - 3 * 6 + products // 2
+    gradients = products - 3 * 3 + products // 2
     assert darts.families["aten::bmm"].calls == products + gradients
 
 

@@ -5,8 +5,8 @@
 namespace {
 
 template <class T>
-void run(int64_t images, const DepthwiseArgs& args, const Variant& variant) {
-  Problem<T> p(images, args, variant);
+void run(int64_t images, const DepthwiseArgs& args, const Window& window, const Variant& variant) {
+  Problem<T> p(images, args, window, variant);
   const auto results = p.edges(p.y);
   const auto gradients = p.edges(p.grad);
   std::vector<double> parts[2] = {std::vector<double>(p.weights.size()),
@@ -26,10 +26,11 @@ void run(int64_t images, const DepthwiseArgs& args, const Variant& variant) {
 }  // namespace
 
 int main() {
-  each_case([](int64_t images, const DepthwiseArgs& args, const Variant& variant) {
-    run<float>(images, args, variant);
-    run<double>(images, args, variant);
-    run<__nv_bfloat16>(images, args, variant);
-  });
+  each_case(
+      [](int64_t images, const DepthwiseArgs& args, const Window& window, const Variant& variant) {
+        run<float>(images, args, window, variant);
+        run<double>(images, args, window, variant);
+        run<__nv_bfloat16>(images, args, window, variant);
+      });
   return failures;
 }

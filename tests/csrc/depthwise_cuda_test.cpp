@@ -19,10 +19,10 @@ std::vector<T> shifted(const std::vector<T>& map, size_t offset) {
 /// Maps that start off a 16-byte boundary take another path: `offset` elements from one for the
 /// gradients, `of_x` for x.
 template <class T>
-void run(int64_t images, const DepthwiseArgs& args, const Variant& variant, size_t offset,
-         size_t of_x) {
+void run(int64_t images, const DepthwiseArgs& args, const Window& window, const Variant& variant,
+         size_t offset, size_t of_x) {
   using Op = typename Traits<T>::Op;
-  Problem<T> p(images, args, variant);
+  Problem<T> p(images, args, window, variant);
   auto x = shifted(p.x, of_x);
   std::vector<std::vector<T>> grad;
   for (const auto& map : p.grad) grad.push_back(shifted(map, offset));
@@ -44,8 +44,9 @@ void run(int64_t images, const DepthwiseArgs& args, const Variant& variant, size
 }
 
 template <class T>
-void run(int64_t images, const DepthwiseArgs& args, const Variant& variant, size_t offset = 0) {
-  run<T>(images, args, variant, offset, offset);
+void run(int64_t images, const DepthwiseArgs& args, const Window& window, const Variant& variant,
+         size_t offset = 0) {
+  run<T>(images, args, window, variant, offset, offset);
 }
 
 DepthwiseArgs arguments(int64_t height, int64_t width, int64_t channels) {
@@ -61,31 +62,33 @@ DepthwiseArgs arguments(int64_t height, int64_t width, int64_t channels) {
 int main(int count, char** given) {
   const bool few = count > 1 && std::string(given[1]) == "few";
   int number = 0;
-  each_case([&](int64_t images, const DepthwiseArgs& args, const Variant& variant) {
-    if (few && number++ % 5 != 0) return;
-    run<float>(images, args, variant);
-    run<__nv_bfloat16>(images, args, variant);
-    if (few) return;
-    run<double>(images, args, variant);
-    run<__half>(images, args, variant);
-    run<float>(images, args, variant, 1);
-  });
+  each_case(
+      [&](int64_t images, const DepthwiseArgs& args, const Window& window, const Variant& variant) {
+        if (few && number++ % 5 != 0) return;
+        run<float>(images, args, window, variant);
+        run<__nv_bfloat16>(images, args, window, variant);
+        if (few) return;
+        run<double>(images, args, window, variant);
+        run<__half>(images, args, window, variant);
+        run<float>(images, args, window, variant, 1);
+      });
+  const Window usual;
   const Variant rectified{3, true, true};
-  run<float>(2, arguments(5, 4, 40), rectified);    // more packs than a block takes, the last few
-  run<float>(1, arguments(3, 4, 8), rectified, 1);  // packs that no 16 bytes hold
-  run<float>(1, arguments(3, 4, 8), rectified, 1, 0);             // the edges' maps alone lie so
-  run<float>(1, arguments(3, 4, 5), Variant{1, true, false, 3});  // a map beside others' channels
-  run<float>(1, arguments(70, 65, 4),
-             kVariants[0]);  // more parts than one, more pixels than threads
-  auto other = arguments(4, 4, 8);
-  other.kernel = 7;
+  run<float>(2, arguments(5, 4, 40), usual, rectified);       // more packs than a block takes
+  run<float>(1, arguments(3, 4, 8), usual, rectified, 1);     // packs that no 16 bytes hold
+  run<float>(1, arguments(3, 4, 8), usual, rectified, 1, 0);  // the edges' maps alone lie so
+  // A map beside others' channels.
+  run<float>(1, arguments(3, 4, 5), usual, Variant{1, true, false, false, false, 3});
+  run<float>(1, arguments(3, 4, 8), usual, Variant{1, true, false, false, false, 3});
+  // Parts of x's channels that no packs hold, though all of them would.
+  run<float>(1, arguments(3, 4, 4), usual, Variant{3, false, true, true, true});
+  // More parts than one, more pixels than threads.
+  run<float>(1, arguments(70, 65, 4), usual, kVariants[0]);
   float nothing = 0;
   DepthwiseEdges edges;
   edges.count = 1;
-  edges.pitch = 8;
-  edges.maps[0] = &nothing;
-  edges.weights[0] = &nothing;
-  CHECK(depthwise_forward_cuda(other, 1, &nothing, edges, nullptr) != nullptr,
+  edges.edge[0] = {&nothing, &nothing, 8, 0, 8, 7, 1};
+  CHECK(depthwise_forward_cuda(arguments(4, 4, 8), 1, &nothing, edges, nullptr) != nullptr,
         "a kernel of 7 was taken");
   edges.count = kDepthwiseEdges + 1;
   CHECK(depthwise_forward_cuda(arguments(4, 4, 8), 1, &nothing, edges, nullptr) != nullptr,

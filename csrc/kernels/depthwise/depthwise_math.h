@@ -11,7 +11,7 @@ namespace snsoftmax {
 SN_HOST_DEVICE constexpr bool depthwise_takes(int64_t kernel) { return kernel == 3 || kernel == 5; }
 
 /// Zeros around a map, such that stride 1 keeps its size.
-SN_HOST_DEVICE constexpr int64_t depthwise_padding(int64_t kernel, int64_t dilation) {
+SN_HOST_DEVICE constexpr int depthwise_padding(int kernel, int dilation) {
   return dilation * (kernel - 1) / 2;
 }
 

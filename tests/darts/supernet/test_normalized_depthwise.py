@@ -18,7 +18,7 @@ def test_any_layout(layout: str, of_map: str) -> None:
     y = LAYOUTS[of_map](torch.randn(3, 5, 4, 6, dtype=torch.float64)).requires_grad_()
     weight = torch.randn(5, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     grad = LAYOUTS[layout](torch.randn(3, 5, 4, 6, dtype=torch.float64))
-    ours = normalized_depthwise(y, weight, ([], []), True, 0.1, 1e-5)
+    ours = normalized_depthwise(y, [weight], ([], []), True, 0.1, 1e-5)
     normalized = F.batch_norm(y, None, None, training=True)
     theirs = F.conv2d(normalized.relu(), weight, None, 1, 1, 1, 5)
     close(ours, theirs, torch.float64)
@@ -39,7 +39,7 @@ def test_running_statistics(training: bool, tracked: bool) -> None:
     statistics = [torch.rand(5, dtype=torch.float64) + 0.5 for _ in range(2)] if tracked else []
     ours = [s.clone() for s in statistics]
     running = (ours[:1], ours[1:])
-    z = normalized_depthwise(y, weight, running, training, 0.1, 1e-5)
+    z = normalized_depthwise(y, [weight], running, training, 0.1, 1e-5)
     mean, var = statistics if tracked else (None, None)
     normalized = F.batch_norm(y, mean, var, training=training, momentum=0.1, eps=1e-5)
     expected = F.conv2d(normalized.relu(), weight, None, 1, 1, 1, 5)
@@ -56,7 +56,7 @@ def test_second_derivatives() -> None:
     y = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(
-        lambda a, b: normalized_depthwise(a, b, ([], []), True, 0.1, 1e-5), (y, weight)
+        lambda a, b: normalized_depthwise(a, [b], ([], []), True, 0.1, 1e-5), (y, weight)
     )
 
 
@@ -70,5 +70,5 @@ def test_keeps_the_map_and_its_statistics_alone() -> None:
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        normalized_depthwise(y, torch.randn(8, 1, 3, 3), ([], []), True, 0.1, 1e-5)
+        normalized_depthwise(y, [torch.randn(8, 1, 3, 3)], ([], []), True, 0.1, 1e-5)
     assert sum(t.numel() for t in kept) < 1.5 * y.numel()

@@ -35,8 +35,9 @@ class Casts(TorchDispatchMode):
 def test_a_step_has_the_same_bits(
     space: Space, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As on a GPU: one convolution of PyTorch for all edges.
+    # As on a GPU: one convolution of PyTorch for all edges of an operation.
     monkeypatch.setattr("darts.supernet.branches.batched", lambda x: True)
+    monkeypatch.setattr("darts.supernet.branches.kernels_for", lambda *_: "library")
     for user in ("supernet.branches", "supernet.pointwise", "networks.operations"):
         monkeypatch.setattr(f"darts.{user}.convolves", lambda x, weight: False)
     torch.manual_seed(0)

@@ -486,15 +486,25 @@ def test_ten_steps_in_float32_are_within_1e_5(name: str, zero_skip: bool) -> Non
     assert sorted(deviations)[5] <= 1e-5 * LOOSER.get(name, 1), deviations
 
 
-@pytest.mark.parametrize("name", ["nb201", "darts", "s1"])
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [("nb201", "own"), ("darts", "own"), ("darts", "library"), ("s1", "own"), ("s1", "library")],
+)
 def test_batched_convolutions_equal_those_of_each_edge(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an accelerator runs: one convolution for all edges, slices of its map; pools that
-    nodes normalise.
+    """What an accelerator runs: one convolution for all edges, and by our own kernels for several
+    operations, slices of its map; pools that nodes normalise.
     """
     for module in (branches, source):
         monkeypatch.setattr(module, "batched", lambda x: True)
+    users = (
+        "snsoftmax.depthwise",
+        "darts.supernet.branches",
+        "darts.supernet.normalized_depthwise",
+    )
+    for user in users:
+        monkeypatch.setattr(f"{user}.kernels_for", lambda *_: kernels)
     space = SPACES[name]
     pair = make_pair(space)
     batch = make_batch(torch.float64)
