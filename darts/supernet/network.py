@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from darts.networks.table import LayerPlace, NetworkSizes, NodesPlace, Place
 from darts.spaces import LayerWidths, Space, get_space
-from darts.supernet.branches import DepthwiseConvolutions
 from darts.supernet.cell import SearchCell, Shared
+from darts.supernet.depthwise import DepthwiseConvolutions
 from darts.supernet.layer import SearchLayer
 from darts.supernet.nodes import SearchNodes
 from darts.supernet.plan import Live

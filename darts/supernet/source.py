@@ -14,15 +14,19 @@ from darts.spaces.table import Cell
 from darts.supernet.branches import (
     Branch,
     Convolutions,
-    DepthwiseConvolutions,
     Placed,
+    Reductions,
     Statistics,
     Views,
     batched,
     convolved,
-    convolved_depthwise,
     convolved_together,
-    make_branch,
+)
+from darts.supernet.depthwise import (
+    DepthwiseConvolutions,
+    DilatedConvolutions,
+    SeparableConvolutions,
+    convolved_depthwise,
 )
 from darts.supernet.leave import Departure, leave
 from darts.supernet.mixture import SharedMap, Summand
@@ -37,6 +41,22 @@ EDGELESS = (*POOLS, "none", "noise", "skip_connect")
 
 Flags = Callable[[Sequence[tuple[int, int]]], Tensor]
 """Edges and columns → do they count? On the device."""
+
+
+def make_branch(
+    operation: str, edges: int, channels: int, stride: int, track: bool
+) -> Branch | None:
+    """The branch of ``operation``, or None for one that has none."""
+    match operation:
+        case "nor_conv_1x1" | "nor_conv_3x3":
+            return Convolutions(edges, channels, int(operation[-1]), track)
+        case "sep_conv_3x3" | "sep_conv_5x5":
+            return SeparableConvolutions(edges, channels, int(operation[-1]), stride, track)
+        case "dil_conv_3x3" | "dil_conv_5x5":
+            return DilatedConvolutions(edges, channels, int(operation[-1]), stride, track)
+        case "skip_connect" if stride == 2:
+            return Reductions(edges, channels, track)
+    return None
 
 
 class Source(nn.Module):

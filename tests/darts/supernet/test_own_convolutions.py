@@ -12,9 +12,11 @@ from darts import Search, configure
 from darts.data import load
 from darts.spaces import SPACES, Space
 from darts.supernet import Supernet, build_supernet
-from darts.supernet.branches import Convolutions, DepthwiseConvolutions
+from darts.supernet.branches import Convolutions
+from darts.supernet.depthwise import DepthwiseConvolutions
 from darts.supernet.step import weight_step, without_negligible
 from tests.darts.methods.method_helpers import arch_gradients
+from tests.darts.supernet.test_pointwise import Operators
 from tests.darts.supernet.test_supernet import (
     assert_close,
     gradient,
@@ -203,6 +205,33 @@ def test_steps_on_a_gpu(
     ours = gradients_of(net)
     whole = torch.cat([ours[n].double().flatten() for n in theirs])
     assert_close(whole, torch.cat([g.flatten() for g in theirs.values()]), 0.2, "gradient")
+
+
+def test_a_step_on_a_gpu_copies_no_map(cuda: torch.device) -> None:
+    """Neither into slices nor into another layout; nothing is put together but what the step does
+    itself, cells' outputs and kernels.
+    """
+    net = build_supernet(SPACES["darts"], channels=16, cells=3, classes=10)
+    net.own_convolutions = True
+    beta = {name: torch.rand(cell.shape) for name, cell in SPACES["darts"].cells.items()}
+
+    def step(device: torch.device | str) -> None:
+        batch = torch.zeros(16, 3, 32, 32, device=device), torch.zeros(16, device=device).long()
+        weight_step(net.to(device), batch, {name: b.to(device) for name, b in beta.items()})
+
+    with Operators() as operators:
+        step("meta")
+    net.to_empty(device=cuda)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter)
+    step(cuda)
+    with torch.profiler.profile() as profile:
+        step(cuda)
+    kernels = [e.name for e in profile.events() if str(e.device_type).endswith("CUDA")]
+    assert any("gather_results" in name for name in kernels)
+    assert not [name for name in kernels if "nhwcSlice" in name or "tensorTransform" in name]
+    cats = operators.names.count("cat.default")
+    assert 0 < sum("CatArray" in name for name in kernels) <= cats
 
 
 def test_a_recorded_step_on_a_gpu_reads_what_counts_anew(cuda: torch.device) -> None:

@@ -36,8 +36,9 @@ def test_a_step_has_the_same_bits(
     space: Space, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on a GPU: one convolution of PyTorch for all edges of an operation.
-    monkeypatch.setattr("darts.supernet.branches.batched", lambda x: True)
-    monkeypatch.setattr("darts.supernet.branches.kernels_for", lambda *_: "library")
+    for user in ("branches", "depthwise"):
+        monkeypatch.setattr(f"darts.supernet.{user}.batched", lambda x: True)
+    monkeypatch.setattr("darts.supernet.depthwise.kernels_for", lambda *_: "library")
     for user in ("supernet.branches", "supernet.pointwise", "networks.operations"):
         monkeypatch.setattr(f"darts.{user}.convolves", lambda x, weight: False)
     torch.manual_seed(0)

@@ -11,11 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import snsoftmax.depthwise
 from darts import Search, configure
 from darts.data import Batch, ImageSet, load
 from darts.spaces import NB201, Space
 from darts.spaces import SPACES as ALL_SPACES
-from darts.supernet import Supernet, branches, build_supernet, live_operations, source
+from darts.supernet import (
+    Supernet,
+    branches,
+    build_supernet,
+    depthwise,
+    live_operations,
+    normalized_depthwise,
+    source,
+)
 from darts.supernet.cell import SearchCell
 from darts.supernet.step import Outcome, frozen, weight_step
 from darts.training.held_out import BatchLoss
@@ -496,15 +505,10 @@ def test_batched_convolutions_equal_those_of_each_edge(
     """What an accelerator runs: one convolution for all edges, and by our own kernels for several
     operations, slices of its map; pools that nodes normalise.
     """
-    for module in (branches, source):
+    for module in (branches, depthwise, source):
         monkeypatch.setattr(module, "batched", lambda x: True)
-    users = (
-        "snsoftmax.depthwise",
-        "darts.supernet.branches",
-        "darts.supernet.normalized_depthwise",
-    )
-    for user in users:
-        monkeypatch.setattr(f"{user}.kernels_for", lambda *_: kernels)
+    for module in (depthwise, normalized_depthwise, snsoftmax.depthwise):
+        monkeypatch.setattr(module, "kernels_for", lambda *_: kernels)
     space = SPACES[name]
     pair = make_pair(space)
     batch = make_batch(torch.float64)
