@@ -15,17 +15,17 @@ come from `self.generator`; what changes during a search is named in `kept` and 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from darts.config import ConfigError, SearchConfig, build, nearest
 from darts.devices.capture import captures
+from darts.methods.kept import kept_values, restore_kept
 from darts.plugins import imported
 from darts.supernet.step import Outcome, frozen
 from snsoftmax import sn_softmax
@@ -350,7 +350,7 @@ class Method:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "gradient_norms": self.norm_sums.clone(),
-            "kept": {name: _plain(getattr(self, name)) for name in self._kept()},
+            "kept": kept_values(self),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -363,34 +363,7 @@ class Method:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.norm_sums.copy_(state["gradient_norms"])
-        for name, value in state["kept"].items():
-            current = getattr(self, name)
-            if isinstance(current, Tensor):
-                current.copy_(value)
-            elif dataclasses.is_dataclass(current):
-                make = cast(Callable[..., Any], type(current))
-                setattr(self, name, make(*value))
-            else:
-                setattr(self, name, _onto(value, self.device))
-
-    def _kept(self) -> list[str]:
-        return [name for cls in type(self).__mro__ for name in cls.__dict__.get("kept", ())]
-
-
-def _plain(value: Any) -> Any:
-    """What a checkpoint can hold: dataclasses become tuples."""
-    return dataclasses.astuple(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
-
-
-def _onto(value: Any, device: torch.device) -> Any:
-    """The value with every tensor in its lists and dictionaries on `device`."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, list):
-        return [_onto(item, device) for item in value]
-    if isinstance(value, dict):
-        return {name: _onto(item, device) for name, item in value.items()}
-    return value
+        restore_kept(self, state["kept"], self.device)
 
 
 def entropy(probabilities: Tensor) -> Tensor:
