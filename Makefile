@@ -64,12 +64,7 @@ sanitize-few: $(READY)
 	  $(CMAKE) -S . -B build/$$kind -DSNSOFTMAX_SANITIZE=$$kind && \
 	  $(CMAKE) --build build/$$kind -j $(JOBS) --target simt_test sn_softmax_cuda_test \
 	    mixture_cuda_test rectify_average_cuda_test depthwise_cuda_test node_convolve_cuda_test && \
-	  build/$$kind/tests/csrc/simt_test && \
-	  build/$$kind/tests/csrc/sn_softmax_cuda_test few && \
-	  build/$$kind/tests/csrc/mixture_cuda_test few && \
-	  build/$$kind/tests/csrc/rectify_average_cuda_test few && \
-	  build/$$kind/tests/csrc/depthwise_cuda_test few && \
-	  build/$$kind/tests/csrc/node_convolve_cuda_test few || exit 1; \
+	  $(CTEST) --test-dir build/$$kind -L few --output-on-failure || exit 1; \
 	done
 
 # What nvcc made of the CUDA kernels: registers, spills, access widths. Part of `test` where nvcc is.
