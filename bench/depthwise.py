@@ -4,7 +4,7 @@
 
 At the shapes of a search of the DARTS space (C=16, batch 64): the four depthwise convolutions of
 its candidates in a normal cell, and those of stride 2, for one edge and for the four that leave a
-cell's inputs.
+cell's inputs; and all four kinds of these edges together, as a node's map is read.
 """
 
 from __future__ import annotations
@@ -37,6 +37,15 @@ def cases(device: torch.device) -> Iterator[Case]:
             arguments = x, weights, stride, [dilation] * edges
             ours, theirs = partial(depthwise, *arguments), partial(reference.depthwise, *arguments)
             yield Case(case, name, [x, *weights], ours, theirs)
+    for (name, dtype), stride in product(DTYPES.items(), (1, 2)):
+        channels, size = SHAPES[0]
+        x = draw(BATCH, channels, size, size, dtype=dtype, device=device)
+        windows = [window for window in product((3, 5), (1, 2)) for _ in range(4)]
+        weights = [draw(channels, 1, k, k, dtype=torch.float32, device=device) for k, _ in windows]
+        arguments = x, weights, stride, [dilation for _, dilation in windows]
+        ours, theirs = partial(depthwise, *arguments), partial(reference.depthwise, *arguments)
+        case = f"all four, stride {stride}, {channels}@{size}x{size}, 4 edges"
+        yield Case(case, name, [x, *weights], ours, theirs)
 
 
 if __name__ == "__main__":

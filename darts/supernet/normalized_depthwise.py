@@ -124,6 +124,6 @@ def normalized_depthwise(
             if training and moved is not None and len(parts) > 1:  # copies were updated
                 for part, now in zip(parts, moved.split([len(p) for p in parts]), strict=True):
                     part.copy_(now)
-        return depthwise(normalized.relu(), weights, 1, *_windows(weights))[0]
+        return depthwise(normalized.relu(), weights, 1, *_windows(weights), untried)[0]
     z: Tensor = _NormalizedDepthwise.apply(running, training, momentum, eps, y, *weights)
     return z
