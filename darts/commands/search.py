@@ -10,9 +10,10 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from darts import options
-from darts.config import ConfigError, SearchConfig
+from darts.config import ConfigError, ImageConfig, SearchConfig
 from darts.methods import METHODS
 from darts.recipes import configure
 from darts.training.checkpoint import Stopped
@@ -104,17 +105,21 @@ def run(arguments: argparse.Namespace) -> int:
 def short_evaluation(search: Search, result: Result) -> Evaluation:
     """A short training from scratch of what was found, in the run folder's `evaluation`.
 
-    Under a budget it is the network that is bounded, else one of the supernet's size.
+    Its images, loss, stem and head are the search's. Under a budget it is the network that is
+    bounded, else one of the supernet's size.
     """
     config = search.config
     of = search.budget.sizes if search.budget else config.supernet
+    as_searched: Any = {
+        f.name: getattr(config.data, f.name) for f in dataclasses.fields(ImageConfig)
+    }
     settings = configure_evaluation(
         genotype=str(result.genotype),
         seed=config.seed,
         device=config.device,
         out=os.path.join(config.out, "evaluation") if config.out else "",
-        data={"source": config.data.source, "batch_size": min(64, config.data.batch_size)},
-        network={"channels": of.channels, "cells": of.cells},
+        data=as_searched | {"batch_size": min(64, config.data.batch_size)},
+        network={"channels": of.channels, "cells": of.cells, "adapt": config.supernet.adapt},
     )
     print(
         f"training the found network from scratch: {settings.training.epochs} epochs, "

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import darts
+from darts.commands.search import short_evaluation
 from darts.config import ConfigError
 from darts.data import ImageSet
 from darts.data.targets import KINDS
@@ -109,6 +111,25 @@ def test_several_labels_are_learnt() -> None:
     result = darts.evaluate(config, images=labelled(FLAGS, 192))
     assert result.measures["exact_match"][0] > 50  # chance is an eighth
     assert "all labels right" in result.summary()
+
+
+def adapted(net: Any) -> None:
+    """A stem of a user's own."""
+    body = getattr(net, "skeleton", net)
+    body.stem[0] = torch.nn.Conv2d(3, body.stem[0].out_channels, 5, padding=2, bias=False)
+
+
+def test_the_short_training_after_a_search_is_of_what_was_searched(tmp_path: Path) -> None:
+    data: Any = {"batch_size": 16, "loss": "bce", "class_weights": "balanced", "augment": False}
+    supernet = SUPERNET | {"adapt": f"{__name__}:adapted"}
+    out = str(tmp_path / "run")
+    config = darts.configure(method="darts-v1", epochs=1, data=data, supernet=supernet, out=out)
+    search = darts.Search(config, images=labelled(FLAGS))
+    trained = short_evaluation(search, search.run())
+    settings = yaml.safe_load((tmp_path / "run" / "evaluation" / "config.yaml").read_text())
+    assert {name: settings["data"][name] for name in data} == data
+    assert settings["network"]["adapt"] == config.supernet.adapt
+    assert "all labels right" in trained.summary()
 
 
 def test_a_loss_of_ones_own() -> None:
