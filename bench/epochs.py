@@ -2,9 +2,10 @@
 
     python -m bench.epochs LABEL=LOG [LABEL=LOG ...] [--json PATH]
 
-A LOG is the `log.jsonl` of a search that knew the benchmark (`--nb201`). Writes what was found and
-how β was shared out, and draws beside the JSON: the accuracy of the cell that an epoch would end
-with, that of the network pruned to it, and the share of β that `none` and `skip_connect` have.
+A LOG is the `log.jsonl` of a search of `nb201` that knew the benchmark (`--nb201`). Writes what was
+found and how β was shared out, and draws beside the JSON: the accuracy of the cell that an epoch
+would end with, that of the network pruned to it, the share of β that `none` and `skip_connect`
+have, and the temperature.
 """
 
 from __future__ import annotations
@@ -36,8 +37,14 @@ Epoch = Mapping[str, Any]
 
 
 def epoch_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of one line of a log; shares are means over the edges."""
-    beta = record["weights"]["cell"]
+    """What is kept of one line of a log; shares are means over the edges.
+
+    Raises:
+        SystemExit: it is no search of nb201, or one that did not know the benchmark.
+    """
+    beta = record["weights"].get("cell", [[]])
+    if "nb201" not in record or len(beta[0]) != len(OPERATIONS):
+        raise SystemExit(f"a log must be of a search of {NB201.name} with --nb201")
     shares = [sum(edge[i] for edge in beta) / len(beta) for i in range(len(OPERATIONS))]
     found = {
         "epoch": record["epoch"],
@@ -45,11 +52,11 @@ def epoch_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "entropy": record["entropy"],
         "weight_loss": record["weight_loss"],
         "weight_accuracy": record["weight_accuracy"],
-        "arch_accuracy": record["arch_accuracy"],
+        "arch_accuracy": record.get("arch_accuracy"),  # none where α rested
         "pruned": record["discrete_accuracy"],
         "cifar10": record["nb201"]["cifar10"],
     }
-    rounded = {name: float(f"{value:.5g}") for name, value in found.items()}
+    rounded = {n: float(f"{value:.5g}") for n, value in found.items() if value is not None}
     share = {name: round(s, 4) for name, s in zip(OPERATIONS, shares, strict=True)}
     return {**rounded, "epoch": record["epoch"], "share": share, "genotype": record["genotype"]}
 
@@ -66,7 +73,7 @@ def draw(searches: Mapping[str, Sequence[Epoch]], path: Path) -> None:
                 else e[name]
                 for e in epochs
             ]
-            axis.plot(at, values, color=PALETTE[place], label=label, linewidth=1.2)
+            axis.plot(at, values, color=PALETTE[place % len(PALETTE)], label=label, linewidth=1.2)
     for axis, title in zip(axes, PANELS.values(), strict=True):
         axis.set_title(title, loc="left", fontsize=9)
     axes[-1].set_yscale("log")

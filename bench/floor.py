@@ -3,12 +3,12 @@
     python -m bench.floor [--channels C] [--cells N] [--batch B] [--json PATH]
 
 The supernet runs on PyTorch's `meta` device, where tensors have sizes and no values, by the path
-that it takes on a GPU: one map for all edges of an operation, depthwise convolutions by our own
-kernels. Every operator of a weight step and an arch step is counted: the bytes of the maps that it
-reads and writes, each once, the multiplications and additions of convolutions, and its launches. So
-the time that is predicted of them is a floor: no pass reads a map twice, no launch waits, and the
-device does nothing but move maps or start kernels. Weights, statistics and optimisers are left out;
-together they are a few MB.
+that it takes on a GPU with kernels of our own: depthwise convolutions of a node from one read of
+its map, one map for all that are separable and one for all that are dilated. Every operator of a
+weight step and an arch step is counted: the bytes of the maps that it reads and writes, each once,
+the multiplications and additions of convolutions, and its launches. So the time that is predicted
+of them is a floor: no pass reads a map twice, no launch waits, and the device does nothing but move
+maps or start kernels. Weights, statistics and optimisers are left out; together they are a few MB.
 """
 
 from __future__ import annotations

@@ -23,6 +23,10 @@ _CHOSEN = {"cpu": _ON_CPU, "meta": _ON_CPU | {torch.float16}}
 """The dtypes that our own kernels convolve on each type of device."""
 
 
+MOST_EDGES = 64
+"""That an operator of our own takes; a weight may hold several."""
+
+
 class Normalization(NamedTuple):
     """What a map is read through: max((x - mean)·rstd, 0), each [C], float32 (float64 for such)."""
 
@@ -85,7 +89,8 @@ def gradients(
     needs: Sequence[bool],
     normalization: Normalization | None = None,
 ) -> list[Tensor | None]:
-    """Of the map, as it was read, and the weights of `convolved`, where ``needs`` says so.
+    """Of the map, as it was read, and the weights of `convolved`: of the map if the first of
+    ``needs`` is true, of all weights if any other is.
 
     The gradient of a normalised map is that of the normalisation's result before its ReLU.
     """
@@ -147,10 +152,37 @@ def depthwise(
     stride 1 keeps the size. One map for each weight, or for as many together as ``together`` says.
     Under autocast the weights and their gradients stay float32. ``untried``: see `kernels`.
     """
+    counts = [1] * len(weights) if together is None else list(together)
+    if not counts or min(counts) < 1 or sum(counts) != len(weights):
+        raise ValueError(
+            f"together must be positive and add up to {len(weights)} weights, at least one, "
+            f"but is {counts}"
+        )
     owners = {
         kernels_for(x, weight, stride, dilation, untried)
         for weight, dilation in zip(weights, dilations, strict=True)
     }
     if owners != {"own"}:
-        return reference.depthwise(x, weights, stride, dilations, together)
-    return list(_Depthwise.apply(stride, dilations, together, x, *weights))
+        return reference.depthwise(x, weights, stride, dilations, counts)
+    maps: list[Tensor] = []
+    for begin, some in _calls(x, weights, counts):
+        part = slice(begin, begin + sum(some))
+        maps += _Depthwise.apply(stride, dilations[part], some, x, *weights[part])
+    return maps
+
+
+def _calls(
+    x: Tensor, weights: Sequence[Tensor], counts: Sequence[int]
+) -> list[tuple[int, list[int]]]:
+    """The maps shared out over calls that take their edges: the first weight, and ``together``."""
+    calls: list[tuple[int, list[int]]] = [(0, [])]
+    place = taken = 0
+    for count in counts:
+        mine = weights[place : place + count]
+        edges = sum(len(w) // x.shape[1] for w in mine)  # of all of x: such with parts are few
+        if calls[-1][1] and taken + edges > MOST_EDGES:
+            calls.append((place, []))
+            taken = 0
+        calls[-1][1].append(count)
+        place, taken = place + count, taken + edges
+    return calls

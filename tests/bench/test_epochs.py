@@ -41,6 +41,19 @@ def test_an_epoch_is_its_cell_and_how_beta_is_shared_out() -> None:
     assert found["temperature"] == 0.0012346
     assert (found["epoch"], found["cifar10"], found["pruned"]) == (3, 93.5, 12.5)
     assert "seconds" not in found
+    resting = record(0)
+    del resting["arch_accuracy"]
+    assert "arch_accuracy" not in epochs.epoch_of(resting)
+
+
+def test_logs_of_other_searches_are_refused() -> None:
+    without = record(0)
+    del without["nb201"]
+    narrow = record(0)
+    narrow["weights"] = {"cell": [[0.25] * 4]}
+    for other in (without, narrow, record(0) | {"weights": {"normal": [[1.0]]}}):
+        with pytest.raises(SystemExit, match="a search of nb201 with --nb201"):
+            epochs.epoch_of(other)
 
 
 def test_searches_are_written_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

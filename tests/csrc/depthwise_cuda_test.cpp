@@ -88,11 +88,15 @@ int main(int count, char** given) {
   DepthwiseEdges edges;
   edges.count = 1;
   edges.edge[0] = {&nothing, &nothing, 8, 0, 8, 7, 1};
-  CHECK(depthwise_forward_cuda(arguments(4, 4, 8), 1, &nothing, edges, nullptr) != nullptr,
-        "a kernel of 7 was taken");
+  const auto refused = [&](const std::string& why) {
+    const char* const error =
+        depthwise_forward_cuda(arguments(4, 4, 8), 1, &nothing, edges, nullptr);
+    return error != nullptr && why == error;
+  };
+  CHECK(refused("the kernel size is neither 3 nor 5"), "a kernel of 7 was taken");
+  edges.edge[0].kernel = 3;
   edges.count = kDepthwiseEdges + 1;
-  CHECK(depthwise_forward_cuda(arguments(4, 4, 8), 1, &nothing, edges, nullptr) != nullptr,
-        "more edges than there can be were taken");
+  CHECK(refused("there are too many edges"), "more edges than there can be were taken");
   CHECK(depthwise_forward_cuda(arguments(4, 4, 8), 0, nullptr, edges, nullptr) == nullptr,
         "no images failed");
   if (failures == 0) std::printf("depthwise: all cases pass\n");

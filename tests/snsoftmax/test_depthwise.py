@@ -282,11 +282,13 @@ def test_wrong_arguments_are_refused() -> None:
         ops.depthwise(x, [torch.randn(3, 1, 3, 3)], *plain, *alone)
     with pytest.raises(ValueError, match="one weight must be given at least"):
         ops.depthwise(x, [], *plain, 1, [], [])
-    with pytest.raises(ValueError, match="at most 64 edges can leave a map, but there are more"):
-        ops.depthwise(x, [weight] * 65, *plain, 1, [1] * 65, [1] * 65)
+    for device in ("cpu", "meta"):
+        many = [weight.to(device)] * 65
+        with pytest.raises(ValueError, match="at most 64 edges can leave a map, but there are 65"):
+            ops.depthwise(x.to(device), many, *plain, 1, [1] * 65, [1] * 65)
     with pytest.raises(ValueError, match="stride must be 1 or 2, but is 3"):
         ops.depthwise(x, [weight], *plain, 3, [1], [1])
-    with pytest.raises(ValueError, match="dilation must be positive, but is 0"):
+    with pytest.raises(ValueError, match="dilation must be from 1 to 268435455, but is 0"):
         ops.depthwise(x, [weight], *plain, 1, [0], [1])
     with pytest.raises(ValueError, match="a dilation for each of 2 weights, but there are 1"):
         ops.depthwise(x, [weight] * 2, *plain, 1, [1], [2])
@@ -294,8 +296,10 @@ def test_wrong_arguments_are_refused() -> None:
         ops.depthwise(x, [weight] * 2, *plain, 1, [1, 1], [1])
     with pytest.raises(ValueError, match="together must be positive, but one is 0"):
         ops.depthwise(x, [weight], *plain, 1, [1], [1, 0])
-    with pytest.raises(ValueError, match="x must have channels"):
+    with pytest.raises(ValueError, match="x must have channels and pixels"):
         ops.depthwise(x[:, :0], [weight], *plain, *alone)
+    with pytest.raises(ValueError, match="x must have channels and pixels"):
+        ops.depthwise(x[:, :, :0], [weight], *plain, *alone)
     with pytest.raises(TypeError, match="weights must be Float for Float maps, but one is Double"):
         ops.depthwise(x, [weight.double()], *plain, *alone)
     with pytest.raises(ValueError, match="mean and rstd go together"):
@@ -320,6 +324,31 @@ def test_wrong_arguments_are_refused() -> None:
         ops.depthwise_backward_weight([x.double()], x, [weight], *plain, 1, [1])
     with pytest.raises(TypeError, match="grads must be Float as x is, but are BFloat16"):
         ops.depthwise_backward_weight([x.bfloat16()], x, [weight], *plain, 1, [1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("together", [[1], [3], [2, 1], [2, 0]])
+def test_maps_must_hold_the_weights(dtype: torch.dtype, together: list[int]) -> None:
+    """By our own kernels and by PyTorch's."""
+    x, weights = torch.ones(1, 2, 4, 4, dtype=dtype), [torch.ones(2, 1, 3, 3)] * 2
+    with pytest.raises(ValueError, match="must be positive and add up to 2 weights, at least one"):
+        depthwise(x, weights, 1, [1, 1], together)
+    with pytest.raises(ValueError, match="add up to 0 weights, at least one"):
+        depthwise(x, [], 1, [])
+
+
+@pytest.mark.parametrize("together", [None, [20, 10, 35]])
+def test_more_edges_than_a_call_takes(together: list[int] | None) -> None:
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    windows = [WINDOWS[i % 2] for i in range(65)]
+    weights, dilations = mixed(2, windows, [1 + i % 2 for i in range(65)], torch.float64)
+    inputs = [x, *(w.requires_grad_() for w in weights)]
+    ours = depthwise(x, weights, 1, dilations, together)
+    theirs = reference.depthwise(x, weights, 1, dilations, together)
+    grads = [torch.randn_like(y) for y in theirs]
+    found, wanted = (torch.autograd.grad(ys, inputs, grads) for ys in (ours, theirs))
+    for got, want in zip([*ours, *found], [*theirs, *wanted], strict=True):
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int32])

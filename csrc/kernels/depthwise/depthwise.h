@@ -1,8 +1,7 @@
 // Depthwise convolutions of one map, kernel interface: raw pointers and sizes, no PyTorch.
 //
-//   y_e[h, w, c] = sum_{i, j} u[stride h + dilation i - padding, stride w + dilation j - padding,
-//   c]
-//                             k_e[i, j, c]
+//   y_e[h, w, c] = sum_{i, j} k_e[i, j, c] u[at(h, i), at(w, j), c]
+//   at(h, i) = stride h + dilation i - padding
 //
 // for every edge e, which has a kernel size, 3 or 5, and a dilation of its own, with padding =
 // dilation (kernel - 1) / 2, and u = x or, where `mean` and `rstd` are given, u = max((x - mean)

@@ -21,12 +21,14 @@ using at::Tensor;
 using at::TensorList;
 
 constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
+constexpr int64_t kMostDilation = std::numeric_limits<int>::max() / 8;
 
 /// Of a map, in every direction: what the device's kernels take.
 void check_map(const char* name, const Tensor& map) {
   TORCH_CHECK_VALUE(map.dim() == 4, name, " must be [N, C, H, W], but has ", map.dim(),
                     " dimensions");
-  TORCH_CHECK_VALUE(map.sym_size(1) > 0, name, " must have channels, but is ", map.sym_sizes());
+  TORCH_CHECK_VALUE(map.sym_size(1) > 0 && map.sym_size(2) > 0 && map.sym_size(3) > 0, name,
+                    " must have channels and pixels, but is ", map.sym_sizes());
   TORCH_CHECK_TYPE(map.scalar_type() == at::kFloat || map.scalar_type() == at::kDouble ||
                        map.scalar_type() == at::kBFloat16 ||
                        (map.scalar_type() == at::kHalf && !map.is_cpu()),
@@ -39,8 +41,8 @@ void check_windows(TensorList weights, int64_t stride, at::IntArrayRef dilations
   TORCH_CHECK_VALUE(dilations.size() == weights.size(), "there must be a dilation for each of ",
                     weights.size(), " weights, but there are ", dilations.size());
   for (const int64_t dilation : dilations) {
-    TORCH_CHECK_VALUE(dilation >= 1 && dilation <= std::numeric_limits<int>::max() / 8,
-                      "dilation must be positive, but is ", dilation);
+    TORCH_CHECK_VALUE(dilation >= 1 && dilation <= kMostDilation, "dilation must be from 1 to ",
+                      kMostDilation, ", but is ", dilation);
   }
 }
 
@@ -64,11 +66,15 @@ void check_weights(const Tensor& map, const c10::SymInt& channels, TensorList we
     TORCH_CHECK_TYPE(w.scalar_type() == opmath(map), "weights must be ", opmath(map), " for ",
                      map.scalar_type(), " maps, but one is ", w.scalar_type());
   }
-  if (are_apart(channels, weights)) return;
+  const bool apart = are_apart(channels, weights);
+  c10::SymInt edges = 0;
   for (const Tensor& w : weights) {
-    TORCH_CHECK_VALUE(w.sym_size(0) % channels == 0, "weights must have multiples of ", channels,
-                      " kernels, or as many together, but one has ", w.sym_sizes());
+    TORCH_CHECK_VALUE(apart || w.sym_size(0) % channels == 0, "weights must have multiples of ",
+                      channels, " kernels, or as many together, but one has ", w.sym_sizes());
+    edges += apart ? 1 : w.sym_size(0) / channels;
   }
+  TORCH_CHECK_VALUE(edges <= kDepthwiseEdges, "at most ", kDepthwiseEdges,
+                    " edges can leave a map, but there are ", edges);
 }
 
 void check_statistics(const Tensor& x, const std::optional<Tensor>& mean,
@@ -201,8 +207,6 @@ struct Call {
       edge.dilation = static_cast<int>(dilations[i]);
       const int64_t each = edge.channels * edge.taps() * weight.element_size();
       for (int64_t left = weight.size(0); left > 0; left -= edge.channels, data += each) {
-        TORCH_CHECK_VALUE(edges.count < kDepthwiseEdges, "at most ", kDepthwiseEdges,
-                          " edges can leave a map, but there are more");
         edge.weight = data;
         edge.begin = static_cast<int>(begin);
         if (edges.apart) begin += edge.channels;
