@@ -62,8 +62,7 @@ sanitize: $(READY)
 sanitize-few: $(READY)
 	for kind in address thread; do \
 	  $(CMAKE) -S . -B build/$$kind -DSNSOFTMAX_SANITIZE=$$kind && \
-	  $(CMAKE) --build build/$$kind -j $(JOBS) --target simt_test sn_softmax_cuda_test \
-	    mixture_cuda_test rectify_average_cuda_test depthwise_cuda_test node_convolve_cuda_test && \
+	  $(CMAKE) --build build/$$kind -j $(JOBS) --target few && \
 	  $(CTEST) --test-dir build/$$kind -L few --output-on-failure || exit 1; \
 	done
 

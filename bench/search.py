@@ -114,7 +114,7 @@ def main() -> None:
     """Run the benchmark that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", type=Path, required=True, help="a checkout of AutoDL-Projects")
-    parser.add_argument("--data", default="../shared/data/cifar10_subset.npz", help="an .npz file")
+    parser.add_argument("--data", default="data/cifar10_subset.npz", help="an .npz file")
     parser.add_argument("--out", type=Path, default=RESULTS / "search.json")
     arguments = parser.parse_args()
     if not (arguments.peer / "xautodl").is_dir():
