@@ -1,9 +1,9 @@
 """Batch normalisation by the statistics of the whole batch, be it shared out over processes.
 
-With one process this is PyTorch's. With several, each takes its statistics in one pass, and their
-average over the processes enters the second; likewise the two sums that the gradient needs. The
-passes are those of the supernet's mixture, which is a batch normalisation where it mixes one map.
-Every process holds the same number of images.
+On a CPU its passes are those of the supernet's mixture, which is a batch normalisation where it
+mixes one map; elsewhere it is PyTorch's, if there is one process. With several, each takes its
+statistics in one pass of the mixture's, and their average over the processes enters the second;
+likewise the two sums that the gradient needs. Every process holds the same number of images.
 """
 
 from __future__ import annotations
@@ -28,10 +28,16 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
         training = self.training or self.running_mean is None
-        if not training or parallel.world() == 1:
+        alone = parallel.world() == 1
+        usual = self.momentum == MOMENTUM and self.eps == EPS
+        if not training or (alone and not (usual and _fits(input))):
             return super().forward(input)
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+        if alone:
+            running = _running(self.running_mean, self.running_var)
+            z: Tensor = _Normalization.apply(input, self.weight, self.bias, running)
+            return z
         y = batch_norm(input, self.running_mean, self.running_var, training)
         if not self.affine:
             return y
@@ -47,11 +53,78 @@ def batch_norm(x: Tensor, mean: Tensor | None, var: Tensor | None, training: boo
         mean, var: running statistics, [C], moved in training; None if not tracked.
         training: normalise by the batch's statistics.
     """
-    if not training or parallel.world() == 1:
-        return F.batch_norm(x, mean, var, None, None, training, MOMENTUM, EPS)
-    running = ([], []) if mean is None or var is None else ([mean], [var])
-    y: Tensor = _BatchNorm.apply(x, running)
-    return y
+    if training and parallel.world() > 1:
+        y: Tensor = _BatchNorm.apply(x, _running(mean, var))
+        return y
+    if training and _fits(x):
+        z: Tensor = _Normalization.apply(x, None, None, _running(mean, var))
+        return z
+    return F.batch_norm(x, mean, var, None, None, training, MOMENTUM, EPS)
+
+
+Running = tuple[list[Tensor], list[Tensor]]
+"""Running means and variances of one map, or none where they are not tracked."""
+
+
+def _running(mean: Tensor | None, var: Tensor | None) -> Running:
+    return ([], []) if mean is None or var is None else ([mean], [var])
+
+
+def _fits(x: Tensor) -> bool:
+    """Do the mixture's kernels for the CPU take ``x`` as it is?"""
+    return (
+        x.device.type == "cpu"
+        and x.dim() == 4
+        and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > x.shape[1]  # else PyTorch says what is wrong
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _Normalization(torch.autograd.Function):
+    """In training, with γ and β or without, by the batch of one process."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running
+    ) -> Tensor:
+        mean, rstd = _ops.mixture_statistics([x], *running, MOMENTUM, EPS)
+        ctx.save_for_backward(x, mean, rstd, weight)
+        out: Tensor = F.batch_norm(x, mean[0], rstd[0] ** -2, weight, bias, False, 0.0, 0.0)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # Aliases, since x may be computed from γ; β is added, and in no other derivative.
+            x = x.view_as(x)
+            weight = None if weight is None else weight.view_as(weight)
+            y = F.batch_norm(x, None, None, weight, None, True, MOMENTUM, EPS)
+            needs = ctx.needs_input_grad
+            wanted = [i for i, needed in zip((x, weight), needs[:2], strict=True) if needed]
+            found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+            both = [next(found) if needed else None for needed in needs[:2]]
+            return *both, grad.sum((0, 2, 3)) if needs[2] else None, None
+        sums, _ = _ops.mixture_sums(grad, [x], [], mean, rstd, False)
+        of_affine: list[Tensor | None] = [None, None]
+        if weight is not None:
+            of_bias, products = sums
+            of_affine = [(products * rstd[0]).to(weight.dtype), of_bias.to(weight.dtype)]
+            # With G and S for the sums, M values a channel, the gradient of x is
+            # γ rstd (g - G/M - (x - mean) rstd² S/M): the mixture's of γ rstd and S/γ².
+            square = weight.double().square()
+            sums = torch.stack([of_bias, torch.where(square > 0, products / square, 0.0)])
+            rstd = rstd * weight
+        if not ctx.needs_input_grad[0]:
+            return None, *of_affine, None
+        grad_x = torch.empty_like(x, memory_format=torch.channels_last)
+        one = mean.new_ones(1)
+        _ops.mixture_backward(
+            grad, [x], [], one, mean, rstd, [grad_x], [False], [], [], False, True, sums
+        )
+        return grad_x, *of_affine, None
 
 
 def composed(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from darts.networks.layers import LAYERS
+from darts.networks.normalization import BatchNorm2d
 from darts.networks.operations import (
     Conv2d,
     DepthwiseConv2d,
@@ -24,8 +25,10 @@ from darts.spaces import Cell, Space
 
 
 def conventional(net: nn.Module) -> nn.Module:
-    """`net` with PyTorch's convolutions and ReLU in place of the package's own."""
+    """`net` with PyTorch's convolutions, normalisation and ReLU in place of the package's own."""
     for module in net.modules():
+        if isinstance(module, BatchNorm2d):
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
         if isinstance(module, ReLU):
             module.__class__ = nn.ReLU  # type: ignore[assignment]
         if isinstance(module, (Conv2d, DepthwiseConv2d)):

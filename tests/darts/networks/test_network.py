@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from darts.networks.network import build_network
+from darts.networks.normalization import BatchNorm2d
 from darts.networks.operations import Conv2d, DepthwiseConv2d, ReLU
 from darts.networks.stacked import StackedSkeleton
 from darts.networks.two_inputs import TwoInputNetwork
@@ -101,8 +102,10 @@ def test_layers_are_pytorchs_in_value_and_gradient(arch: str, channels: int) -> 
     torch.manual_seed(0)
     net = build_network(arch, channels=channels, cells=3, classes=10).double()
     other = conventional(copy.deepcopy(net))
-    assert not any(isinstance(m, (Conv2d, DepthwiseConv2d, ReLU)) for m in other.modules())
+    own = Conv2d, DepthwiseConv2d, ReLU, BatchNorm2d
+    assert not any(isinstance(m, own) for m in other.modules())
     images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    images = images.contiguous(memory_format=torch.channels_last)
     for mode in (False, True):
         ours, theirs = net.train(mode)(images), other.train(mode)(images)
         torch.testing.assert_close(ours, theirs)
