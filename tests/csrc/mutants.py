@@ -229,10 +229,7 @@ MUTANTS = [
            "normalized < V{} ? V{} : normalized", "normalized", DEPTHWISE),
     Mutant("a gradient that passes the ReLU", "value", "u > V{} ? grad : V{}", "grad", DEPTHWISE),
     Mutant("rectified padding", "value",
-           "read[K] = {};\n#pragma unroll\n    for (int j = 0; j < K; ++j) {\n"
-           "      const int column = source<false>",
-           "read[K];\n    for (auto& r : read) r = reader.load(x + channel);\n"
-           "    for (int j = 0; j < K; ++j) {\n      const int column = source<false>", DEPTHWISE),
+           "if (!inside[j]) continue;  // zeros, also where x is rectified", "", DEPTHWISE),
     Mutant("a mean for the channels before", "value", "(layout.mean)[channel + v]",
            "(layout.mean)[v]", DEPTHWISE),
     Mutant("the first edges' taps for all", "value",

@@ -42,23 +42,27 @@ __device__ __forceinline__ void gather_result(const Layout& layout, const T* x,
   for (int i = 0; i < K; ++i) {
     const int row = source<false>(layout, window, pixel.row, i, layout.from.height);
     if (row < 0) continue;
-    Pack<T, V> read[K] = {};
+    typename Pack<T, V>::Memory memory[K] = {};
+    bool inside[K];
 #pragma unroll
     for (int j = 0; j < K; ++j) {
       const int column = source<false>(layout, window, pixel.column, j, layout.from.width);
-      if (column < 0) continue;
-      read[j] =
-          reader.load(x + place_of(layout, pixel.image, row, column) * layout.channels + channel);
+      inside[j] = column >= 0;
+      if (!inside[j]) continue;
+      memory[j] = Pack<T, V>::read(
+          x + place_of(layout, pixel.image, row, column) * layout.channels + channel);
     }
 #pragma unroll
-    for (int e = 0; e < E; ++e) {
-      if (e >= bundle.count) break;
+    for (int j = 0; j < K; ++j) {
+      if (!inside[j]) continue;  // zeros, also where x is rectified
+      const Pack<T, V> read = reader.of(memory[j]);
 #pragma unroll
-      for (int j = 0; j < K; ++j) {
+      for (int e = 0; e < E; ++e) {
+        if (e >= bundle.count) break;
 #pragma unroll
         for (int v = 0; v < V; ++v) {
           sum[e].lane[v] =
-              add_tap(sum[e].lane[v], read[j].lane[v], taps.tap[e][i * K + j][place.pack * V + v]);
+              add_tap(sum[e].lane[v], read.lane[v], taps.tap[e][i * K + j][place.pack * V + v]);
         }
       }
     }

@@ -92,7 +92,12 @@ struct Reader {
   }
 
   __device__ __forceinline__ Pack<T, V> load(const T* from) const {
-    Pack<T, V> pack = Pack<T, V>::load(from);
+    return of(Pack<T, V>::read(from));
+  }
+
+  /// Of what was read as it lies in memory, in which form it takes fewer registers.
+  __device__ __forceinline__ Pack<T, V> of(const typename Pack<T, V>::Memory& memory) const {
+    Pack<T, V> pack = Pack<T, V>::of(memory);
     if (rectifies) {
 #pragma unroll
       for (int v = 0; v < V; ++v) pack.lane[v] = rectified(pack.lane[v], mean[v], rstd[v]);
